@@ -1,0 +1,111 @@
+"""A finished member: a stock Hugging Face checkpoint with tokenizer and model card."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import kinfolk
+from kinfolk import files
+from kinfolk.family.spec import BuiltinSource, Family, HuggingFaceSource
+from kinfolk.plan.stages import Grow, Plan, Stage
+
+
+def export_member(
+    target: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    card: str,
+) -> str:
+    """Write the member atomically; returns the SHA-256 of its weights. Equal models give equal bytes."""
+    with files.new_directory(target) as folder:
+        model.save_pretrained(folder, safe_serialization=True)
+        tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(card, "utf-8")
+    return "+".join(files.sha256(path) for path in sorted(target.glob("*.safetensors")))
+
+
+def model_card(
+    stage: Stage, plan: Plan, family: Family, document: dict[str, Any], data: dict[str, Any], held_out: dict[str, Any]
+) -> str:
+    """The member's README.md: what it is, where it comes from, what it cost, how good it is, how to load it.
+
+    Holds no times and no paths of the machine, so that the same family gives the same bytes.
+    """
+    by_name = {entry["name"]: entry for entry in document["stages"]}
+    entry = by_name[stage.name]
+    lineage = [by_name[ancestor.name] for ancestor in plan.lineage(stage.name)]
+    six_nd = sum(ancestor["flops"]["six_nd"] for ancestor in lineage)
+    matmul = sum(ancestor["flops"]["matmul"] for ancestor in lineage)
+    shape = entry["shape"]
+    rows = "\n".join(_lineage_row(plan.stage(ancestor["name"]), ancestor) for ancestor in lineage)
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- kinfolk
+- {family.model.architecture}
+---
+# {stage.member}
+
+A member of the family **{family.name}**, built with [kinfolk](https://pypi.org/project/kinfolk/) {kinfolk.__version__}
+by the strategy *{plan.strategy}*. A base language model, not tuned for instructions.
+
+| | |
+|---|---|
+| architecture | {family.model.architecture}, {shape["num_hidden_layers"]} layers, hidden size {shape["hidden_size"]}, \
+{shape["num_attention_heads"]} query and {shape["num_key_value_heads"]} KV heads of size {shape["head_dim"]}, \
+feed-forward {shape["intermediate_size"]}, {"tied" if shape["tie_word_embeddings"] else "untied"} embeddings |
+| parameters | {entry["parameters"]["total"]:,} ({entry["parameters"]["non_embedding"]:,} without embeddings) |
+| vocabulary, context | {document["vocab_size"]:,} entries, {document["context_length"]:,} tokens |
+
+## Results
+On the family's held-out documents ({held_out["documents"]:,} documents, {held_out["bytes"]:,} bytes; windows of \
+{held_out["context_length"]} tokens with a stride of {held_out["stride"]}):
+
+| loss (nats per token) | perplexity | bits per byte |
+|---|---|---|
+| {held_out["loss"]:.4f} | {held_out["perplexity"]:.3f} | {held_out["bits_per_byte"]:.4f} |
+
+## Lineage
+The FLOPs are those of training, counted as 6ND and as the matrix products of the real model. Together:
+{six_nd:.4g} (6ND), {matmul:.4g} (matmul).
+
+| stage | from | tokens | peak learning rate | 6ND FLOPs | matmul FLOPs |
+|---|---|---|---|---|---|
+{rows}
+
+## Training data
+{_data_sentence(family)} {data["train_documents"]:,} documents, {data["train_bytes"]:,} bytes, \
+{data["train_tokens"]:,} tokens; held out by document.
+
+## How to load
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```
+"""
+
+
+def _lineage_row(stage: Stage, entry: dict[str, Any]) -> str:
+    origin = "random weights"
+    if stage.parent:
+        origin = f"{'grown from' if isinstance(stage.source, Grow) else 'continues'} {stage.parent}"
+    return (
+        f"| {stage.name} | {origin} | {stage.tokens:,} | {stage.rate.peak:.4g} "
+        f"| {entry['flops']['six_nd']:.4g} | {entry['flops']['matmul']:.4g} |"
+    )
+
+
+def _data_sentence(family: Family) -> str:
+    names: list[str] = []
+    for source in family.data.train:
+        if isinstance(source, BuiltinSource):
+            names.append(source.builtin)
+        elif isinstance(source, HuggingFaceSource):
+            names.append(source.huggingface)
+        else:
+            names.append(Path(source.path).name)
+    return f"Sources: {', '.join(names)}."

@@ -1,0 +1,126 @@
+"""What a stage starts from: random weights, its parent's last state, or that state grown.
+
+It is made by one process, and read back by all of them: so initialisation never depends on sharding, and growth needs no
+code of its own for many processes.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from kinfolk.data.loader import sequences_per_epoch
+from kinfolk.data.tokens import TokenStore
+from kinfolk.errors import KinfolkError
+from kinfolk.family.spec import Family
+from kinfolk.growth.grow import claims_preservation, describe, grow_moments, grow_weights
+from kinfolk.growth.verify import verify
+from kinfolk.plan.stages import Grow, Plan, Scratch, Stage
+from kinfolk.train import checkpoint
+from kinfolk.train.checkpoint import Position
+from kinfolk.train.model import config_for, empty_model, load_parameters, new_model, parameters_of
+from kinfolk.train.optimizer import MOMENTS
+
+VERIFIED_SEQUENCES = 4
+"""Held-out sequences on which a growth is verified."""
+
+
+def first_state(
+    stage: Stage, plan: Plan, family: Family, store: TokenStore, stages: Path
+) -> tuple[dict[str, Tensor], Position, dict[str, Any] | None]:
+    """The tensors and position that a stage starts from, and what the ledger says of a growth (None without one).
+
+    Raises KinfolkError when a growth does not preserve what its operator claims.
+    """
+    if isinstance(stage.source, Scratch):
+        model = new_model(stage_config(stage, family, store), stage.source.seed)
+        return checkpoint.tensors_of(model, None), Position(0, 0), None
+    parent = plan.stage(stage.source.stage)
+    state = _last_state(parent, family, store, stages)
+    sequences = plan.steps_before(stage.name) * (family.recipe.tokens_per_step // family.model.context_length)
+    grown = None
+    if isinstance(stage.source, Grow):
+        state, grown = _grow(state, stage, parent, family, store)
+    return state, Position(0, sequences), grown
+
+
+def stage_config(stage: Stage, family: Family, store: TokenStore) -> Any:
+    """The transformers config of a stage's model."""
+    assert stage.shape is not None
+    return config_for(stage.shape, family.model, family.embedding_rows, store.separator_id)
+
+
+def load_stage_model(stage: Stage, family: Family, store: TokenStore, stages: Path) -> PreTrainedModel:
+    """The model that a finished stage left, on the CPU."""
+    model = empty_model(stage_config(stage, family, store))
+    saved = checkpoint.latest(stages / stage.name / "checkpoints")
+    if saved is None:
+        raise KinfolkError(f"stage {stage.name} has no checkpoint", where=str(stages / stage.name))
+    checkpoint.load(saved, checkpoint.tensors_of(model, None), distributed=False)
+    return model
+
+
+def _last_state(parent: Stage, family: Family, store: TokenStore, stages: Path) -> dict[str, Tensor]:
+    """Weights and optimizer state of a finished stage, under the names that checkpoints use."""
+    saved = checkpoint.latest(stages / parent.name / "checkpoints")
+    assert saved is not None, "parents are finished before their children start"
+    weights = parameters_of(empty_model(stage_config(parent, family, store)))
+    tensors = {f"model.{name}": value for name, value in weights.items()}
+    for name, value in weights.items():
+        tensors[f"optimizer.step.{name}"] = torch.zeros(())
+        tensors |= {f"optimizer.{moment}.{name}": torch.zeros_like(value) for moment in MOMENTS}
+    checkpoint.load(saved, tensors, distributed=False)
+    return tensors
+
+
+def _grow(
+    state: dict[str, Tensor], stage: Stage, parent: Stage, family: Family, store: TokenStore
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    assert isinstance(stage.source, Grow) and parent.shape is not None and stage.shape is not None
+    began = time.monotonic()
+    operator, architecture = stage.source.operator, family.model.architecture
+    weights = grow_weights(_part(state, "model."), architecture, parent.shape, stage.shape, operator)
+    tensors = {f"model.{name}": value for name, value in weights.items()}
+    if operator.optimizer == "carry":
+        first, second = (_part(state, f"optimizer.{moment}.") for moment in MOMENTS)
+        moments = grow_moments(first, second, architecture, parent.shape, stage.shape, operator)
+        steps = max(float(value) for value in _part(state, "optimizer.step.").values())
+        for moment, values in zip(MOMENTS, moments, strict=True):
+            tensors |= {f"optimizer.{moment}.{name}": value for name, value in values.items()}
+        tensors |= {f"optimizer.step.{name}": torch.tensor(steps) for name in weights}
+
+    before, after = (empty_model(stage_config(each, family, store)) for each in (parent, stage))
+    load_parameters(before, _part(state, "model."))
+    load_parameters(after, weights)
+    description = describe(operator, parent.shape, stage.shape)
+    claims = claims_preservation(operator, parent.shape, stage.shape)
+    verification = verify(before, after, _verification_text(store, family), claims, description)
+    if verification.passed is False:
+        raise KinfolkError(
+            f"growing {parent.name} into {stage.name} claims to preserve the function and does not: the largest logit "
+            f"difference in float64 is {verification.float64.max_abs_logit_difference:.3g}",
+            where=f"stage {stage.name}",
+            fix="this is a fault of kinfolk, please report it with the family file; nothing was written",
+        )
+    record = {
+        "parent": parent.name,
+        "description": description,
+        "verification": verification.to_dict(),
+        "seconds": time.monotonic() - began,
+    }
+    return tensors, record
+
+
+def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _verification_text(store: TokenStore, family: Family) -> Tensor:
+    """The first held-out sequences, (batch, context)."""
+    context = family.model.context_length
+    windows = min(VERIFIED_SEQUENCES, max(1, sequences_per_epoch(len(store.held_out), context)))
+    tokens = torch.from_numpy(store.held_out[: windows * context].astype("int64"))
+    return tokens.view(windows, -1)

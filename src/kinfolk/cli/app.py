@@ -1,0 +1,43 @@
+"""The `kinfolk` command: one small file per subcommand, and the one place where errors become exit codes."""
+
+import os
+import sys
+
+# libgomp's threads otherwise spin while they wait, which slows a small training step on a busy machine fourfold.
+# It reads this once, when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import typer
+
+from kinfolk.cli.build import build
+from kinfolk.cli.doctor import doctor
+from kinfolk.cli.evaluate import evaluate
+from kinfolk.cli.plan import plan
+from kinfolk.cli.report import report
+from kinfolk.errors import KinfolkError
+
+app = typer.Typer(
+    name="kinfolk",
+    help="Build a family of language models for about the compute of its largest member.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (plan, build, evaluate, report, doctor):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; a fault of the user's input or machine is printed, never a traceback."""
+    try:
+        app()
+    except KinfolkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(141)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,21 @@
+"""The one error that users see: what was wrong, where, and what would be right."""
+
+
+class KinfolkError(Exception):
+    """A fault that the user can mend; the command line prints it without a traceback.
+
+    >>> print(KinfolkError("6 query heads do not divide by 4 KV heads", where="family.yaml: members[1].shape",
+    ...                    fix="use 4 or 8 query heads"))
+    family.yaml: members[1].shape: 6 query heads do not divide by 4 KV heads
+      fix: use 4 or 8 query heads
+    """
+
+    def __init__(self, problem: str, *, where: str | None = None, fix: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.problem}" if self.where else self.problem
+        return f"{head}\n  fix: {self.fix}" if self.fix else head

@@ -1,0 +1,238 @@
+"""Loading what is to be evaluated: any Hugging Face checkpoint, and plain text.
+
+Only safetensors, and no remote code: a checkpoint is data, and loading it must not run anything that it brings along.
+"""
+
+import json
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as _logging
+
+from kinfolk.errors import KinfolkError
+
+logging: Any = _logging
+"""transformers' own switches for what it prints; they carry no types."""
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+"""Without one of them transformers may make an empty tokenizer up instead of failing."""
+
+
+def load_checkpoint(
+    path_or_name: str | Path, device: torch.device | str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model (float32, in evaluation mode, on `device`) and tokenizer of a folder, or of a name on the hub.
+
+    Raises KinfolkError for whatever keeps either from being loaded.
+    """
+    name, is_folder = str(path_or_name), Path(path_or_name).is_dir()
+    if is_folder:
+        _check_folder(Path(path_or_name))
+    elif _looks_like_path(name):
+        raise KinfolkError("there is no such folder", where=name, fix="give the folder that holds config.json")
+    with _quiet():
+        config = _load_config(name, is_folder)
+        tokenizer = _load_tokenizer(name, is_folder)
+        model = _load_model(name, is_folder, config)
+    return model.to(torch.device(device)).eval(), tokenizer  # type: ignore[arg-type]
+
+
+def separator_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token id that begins a document: the model's BOS, else the tokenizer's BOS or EOS, else None.
+
+    The model's comes first, because it says what the model was trained with: models of kinfolk and of Qwen begin
+    documents with what their tokenizer calls EOS.
+    """
+    ids = (getattr(model.config, "bos_token_id", None), tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return next((token for token in ids if isinstance(token, int)), None)
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file, byte for byte (line ends are kept). Raises KinfolkError with file and byte offset."""
+    where = str(path)
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise KinfolkError("there is no such file", where=where) from error
+    except OSError as error:
+        raise KinfolkError(f"cannot be read: {error.strerror}", where=where, fix="give a readable text file") from error
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise KinfolkError(
+            f"byte {error.start} (0x{content[error.start]:02x}) is not UTF-8",
+            where=where,
+            fix="convert the file, for example with: iconv -f latin1 -t utf-8",
+        ) from error
+    if not text.strip():
+        raise KinfolkError("the file holds no text", where=where, fix="give a file with text to score")
+    return text
+
+
+def _check_folder(folder: Path) -> None:
+    """What can be said about a folder before transformers reads it."""
+    config = folder / "config.json"
+    if not config.is_file():
+        raise KinfolkError(
+            "the folder has no config.json, so it is not a Hugging Face checkpoint",
+            where=str(folder),
+            fix="give the folder of a member, such as runs/NAME/members/MEMBER",
+        )
+    try:
+        content = json.loads(config.read_bytes())
+    except (OSError, ValueError) as error:
+        raise KinfolkError(f"not valid JSON: {error}", where=str(config), fix="restore the file") from error
+    if not isinstance(content, dict):
+        raise KinfolkError("not a JSON object", where=str(config), fix="restore the file")
+    if not any(folder.glob("*.safetensors")):
+        if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+            raise KinfolkError(
+                "the weights are a pickle, which can run any code when it is loaded, and no safetensors are here",
+                where=str(folder),
+                fix="convert it where you trust it: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)",
+            )
+        raise KinfolkError("the folder holds no weights (*.safetensors)", where=str(folder), fix="copy them there")
+    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        raise _no_tokenizer(str(folder))
+
+
+# Loading goes through json, safetensors, transformers and the network, each with exceptions of its own; whichever it
+# is, the user gets one sentence. (The cause stays attached for whoever debugs.)
+
+
+def _load_config(name: str, is_folder: bool) -> PreTrainedConfig:
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=is_folder)
+    except Exception as error:
+        raise _config_error(name, is_folder, error) from error
+    return config
+
+
+def _load_model(name: str, is_folder: bool, config: PreTrainedConfig) -> PreTrainedModel:
+    load: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        model, info = load(
+            name,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=is_folder,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise _weights_error(name, is_folder, error) from error
+    # transformers would only warn, and evaluate random weights.
+    missing = sorted(str(key) for key in info["missing_keys"])
+    if missing:
+        raise KinfolkError(
+            f"the weights lack {len(missing)} tensors of the model, first {missing[0]}",
+            where=name,
+            fix="copy the complete checkpoint",
+        )
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _load_tokenizer(name: str, is_folder: bool) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=is_folder)
+    except Exception as error:
+        if is_folder:
+            raise KinfolkError(
+                f"the tokenizer cannot be loaded: {_in_short(error)}",
+                where=name,
+                fix="copy the tokenizer files of the model there, unharmed",
+            ) from error
+        raise _config_error(name, is_folder, error) from error
+    loaded: PreTrainedTokenizerBase = tokenizer
+    return loaded
+
+
+def _config_error(name: str, is_folder: bool, error: Exception) -> KinfolkError:
+    message = str(error)
+    if "trust_remote_code" in message:
+        return KinfolkError(
+            "the model brings its own Python code, which is not run",
+            where=name,
+            fix="use a checkpoint of an architecture that transformers has",
+        )
+    if "model type" in message or "model_type" in message or "Unrecognized model" in message:
+        return KinfolkError(
+            f"transformers does not know this architecture: {_in_short(error)}",
+            where=name,
+            fix="use a checkpoint of a known architecture, or update transformers",
+        )
+    if is_folder:
+        return KinfolkError(f"config.json cannot be used: {_in_short(error)}", where=name, fix="restore the file")
+    return _hub_error(name, error)
+
+
+def _weights_error(name: str, is_folder: bool, error: Exception) -> KinfolkError:
+    if "Unrecognized configuration class" in str(error):
+        return KinfolkError("not a causal language model", where=name, fix="use a decoder such as Llama or Qwen3")
+    if is_folder:
+        return KinfolkError(
+            f"the weights cannot be loaded: {_in_short(error)}",
+            where=name,
+            fix="copy the safetensors files again: they are damaged, incomplete or of another model",
+        )
+    if "safetensors" in str(error):
+        return KinfolkError(
+            "the hub has no safetensors for this model, and pickles are not loaded",
+            where=name,
+            fix="use a model with safetensors, or convert it where you trust it and give the folder",
+        )
+    return _hub_error(name, error)
+
+
+def _hub_error(name: str, error: Exception) -> KinfolkError:
+    return KinfolkError(
+        f"there is no such folder, and it cannot be had from the Hugging Face hub: {_in_short(error)}",
+        where=name,
+        fix="check the name and the network, or download the model and give its folder",
+    )
+
+
+def _no_tokenizer(where: str) -> KinfolkError:
+    return KinfolkError(
+        "the folder has no tokenizer", where=where, fix="copy tokenizer.json and tokenizer_config.json there"
+    )
+
+
+def _in_short(error: Exception) -> str:
+    """An exception's message on one line, or its type if it has none."""
+    return textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
+
+
+def _looks_like_path(name: str) -> bool:
+    """Whether a string is no hub name (NAME or OWNER/NAME), or begins with a folder that is here."""
+    if name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
+        return True
+    return Path(name).exists() or ("/" in name and Path(name).parent.is_dir())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from writing warnings and progress bars between the lines of our own output."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

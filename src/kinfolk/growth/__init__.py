@@ -1,0 +1,1 @@
+"""A checkpoint becomes a larger one: named axes, width, depth, Adam moments, and a measured proof."""

@@ -1,0 +1,99 @@
+"""A plan as a JSON document: every stage with its costs, both ways of counting named."""
+
+from dataclasses import asdict
+from typing import Any
+
+from kinfolk.family.shapes import parameter_count
+from kinfolk.family.spec import Family
+from kinfolk.plan.costs import matmul_flops_per_token, six_nd
+from kinfolk.plan.stages import Continue, Grow, Plan, Scratch, Source, Stage
+from kinfolk.plan.strategies import independent
+
+Flops = dict[str, float | None]
+"""Training FLOPs as {"six_nd": …, "matmul": …}; matmul is None for a member without a shape."""
+
+
+def plan_document(family: Family, plan: Plan) -> dict[str, Any]:
+    """The plan of a family with its costs: what `kinfolk plan --json` prints and plan.json holds."""
+    alone = {stage.member: stage for stage in independent(family).stages}
+    stages = [_stage_document(family, stage, alone) for stage in plan.stages]
+    total = _sum(stage["flops"] for stage in stages)
+    baseline = _sum(stage_flops(family, stage) for stage in alone.values())
+    for stage in stages:
+        stage["share"] = stage["flops"]["six_nd"] / _known(total["six_nd"])
+    return {
+        "family": family.name,
+        "strategy": plan.strategy,
+        "architecture": family.model.architecture,
+        "vocab_size": family.embedding_rows,
+        "context_length": family.model.context_length,
+        "tokens_per_step": family.recipe.tokens_per_step,
+        "counted_parameters": family.counted_parameters,
+        "total_flops": total["six_nd"],
+        "independent_flops": baseline["six_nd"],
+        "total": total,
+        "independent": baseline,
+        "saving": 1 - _known(total["six_nd"]) / _known(baseline["six_nd"]),
+        "savings": {
+            kind: None if total[kind] is None else 1 - _known(total[kind]) / _known(baseline[kind]) for kind in total
+        },
+        "stages": stages,
+    }
+
+
+def stage_flops(family: Family, stage: Stage) -> Flops:
+    """What one stage costs, counted both ways."""
+    matmul = None
+    if stage.shape is not None:
+        per_token = matmul_flops_per_token(stage.shape, family.embedding_rows, family.model.context_length)
+        matmul = float(per_token * stage.tokens)
+    return {"six_nd": six_nd(stage.parameters, stage.tokens), "matmul": matmul}
+
+
+def _stage_document(family: Family, stage: Stage, alone: dict[str | None, Stage]) -> dict[str, Any]:
+    count = None
+    if stage.shape is not None:
+        count = parameter_count(stage.shape, family.embedding_rows, family.model.architecture)
+    twin = alone.get(stage.member)
+    return {
+        "name": stage.name,
+        "member": stage.member,
+        "parent": stage.parent,
+        "source": source_document(stage.source),
+        "objective": {"kind": type(stage.objective).__name__.lower()},
+        "shape": stage.shape.model_dump() if stage.shape else None,
+        "parameters": {
+            "counted": stage.parameters,
+            "total": count.total if count else None,
+            "non_embedding": count.non_embedding if count else None,
+        },
+        "tokens": stage.tokens,
+        "steps": stage.steps,
+        "rate": asdict(stage.rate),
+        "flops": stage_flops(family, stage),
+        "alone": {"tokens": twin.tokens, **stage_flops(family, twin)} if twin else None,
+    }
+
+
+def source_document(source: Source) -> dict[str, Any]:
+    """Where a stage starts, as JSON."""
+    match source:
+        case Scratch(seed):
+            return {"kind": "scratch", "seed": seed}
+        case Continue(stage):
+            return {"kind": "continue", "stage": stage}
+        case Grow(stage, operator):
+            return {"kind": "grow", "stage": stage, "operator": asdict(operator)}
+
+
+def _sum(costs: Any) -> Flops:
+    total: Flops = {"six_nd": 0.0, "matmul": 0.0}
+    for cost in costs:
+        for kind, value in cost.items():
+            total[kind] = None if value is None or total[kind] is None else _known(total[kind]) + value
+    return total
+
+
+def _known(value: float | None) -> float:
+    assert value is not None
+    return value

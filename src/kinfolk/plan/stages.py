@@ -1,0 +1,117 @@
+"""The vocabulary of a plan: a tree of stages, and a stage is the only thing that ever trains.
+
+All of it is frozen data. A strategy makes a plan, the executor in `kinfolk.build` walks it, and nothing in between
+knows which strategy it was.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kinfolk.family.shapes import Shape
+
+DecayShape = Literal["linear", "cosine", "1-sqrt"]
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Start from random weights, drawn with `seed`."""
+
+    seed: int
+
+
+@dataclass(frozen=True)
+class Continue:
+    """Go on from the last state (weights and optimizer) of another stage, in the same shape."""
+
+    stage: str
+
+
+@dataclass(frozen=True)
+class Operator:
+    """How a checkpoint becomes a larger one; what each choice preserves is said in `kinfolk.growth`."""
+
+    width: Literal["energy_split"] = "energy_split"
+    depth: Literal["zero_exit", "stack"] = "zero_exit"
+    noise: float = 0.3
+    """Standard deviation of the zero-sum symmetry-breaking noise, as a multiple of each weight tensor's own."""
+    optimizer: Literal["carry", "reset"] = "carry"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Grow:
+    """Start from the last state of another stage, grown into a larger shape."""
+
+    stage: str
+    operator: Operator
+
+
+Source = Scratch | Continue | Grow
+
+
+@dataclass(frozen=True)
+class Token:
+    """Ordinary next-token prediction."""
+
+
+Objective = Token
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A learning-rate segment: linear warm-up, hold at the peak, decay to `end_ratio` of the peak."""
+
+    peak: float
+    warmup_steps: int
+    decay_steps: int
+    decay_shape: DecayShape
+    end_ratio: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training: from what, in which shape, on what objective, how long, at which rate."""
+
+    name: str
+    shape: Shape | None
+    """None only in a plan whose members are given by a bare parameter count; such a plan cannot be built."""
+    parameters: float
+    """The N of 6ND, by the family's counting rule."""
+    source: Source
+    objective: Objective
+    tokens: float
+    """Tokens to train on: `steps` whole steps."""
+    steps: int
+    rate: Rate
+    member: str | None = None
+    """The family member that this stage finishes, if it finishes one."""
+
+    @property
+    def parent(self) -> str | None:
+        """Name of the stage this one starts from, or None for a root."""
+        return None if isinstance(self.source, Scratch) else self.source.stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A forest of stages in an order in which they can be run: parents before children."""
+
+    family: str
+    strategy: str
+    stages: tuple[Stage, ...]
+
+    def stage(self, name: str) -> Stage:
+        """The stage called `name`; KeyError if there is none."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise KeyError(name)
+
+    def lineage(self, name: str) -> tuple[Stage, ...]:
+        """The stage called `name` and its ancestors, root first."""
+        stage = self.stage(name)
+        return (*(self.lineage(stage.parent) if stage.parent else ()), stage)
+
+    def steps_before(self, name: str) -> int:
+        """Optimizer steps that the ancestors of a stage have taken: where its data order goes on."""
+        return sum(ancestor.steps for ancestor in self.lineage(name)[:-1])

@@ -1,0 +1,109 @@
+"""What a reader should know before believing a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from kinfolk.report import numbers
+from kinfolk.report.answer import Answer, machines
+from kinfolk.report.records import StageResumed
+from kinfolk.report.run import Run, StageRun
+
+MANY_EPOCHS = 4.0
+"""Up to here repeated data is nearly as good as new (Muennighoff et al., arXiv 2305.16264, section 6)."""
+
+
+@dataclass(frozen=True)
+class Caution:
+    run: str
+    level: Literal["fault", "warning", "note"]
+    text: str
+
+
+def cautions(answers: Sequence[Answer]) -> list[Caution]:
+    """Every caution about the runs, the gravest first."""
+    found: list[Caution] = []
+    for given in answers:
+        found += _of_run(given.run)
+        for twin in given.twins:
+            if not twin.comparable:
+                text = f"{twin.member} and its twin in {twin.baseline} were measured on different held-out text; their"
+                found.append(Caution(given.run.name, "fault", f"{text} figures cannot be compared."))
+    return sorted(found, key=lambda caution: ("fault", "warning", "note").index(caution.level))
+
+
+def _of_run(run: Run) -> list[Caution]:
+    found: list[Caution] = []
+
+    def add(level: Literal["fault", "warning", "note"], text: str) -> None:
+        found.append(Caution(run.name, level, text))
+
+    for stage in run.stages:
+        name = stage.plan.name
+        if stage.state == "unfinished":
+            add(
+                "warning", f"Stage {name} is not finished: {stage.steps_done:,} of {stage.plan.steps:,} steps are done."
+            )
+        elif stage.state == "not started":
+            add("warning", f"Stage {name} has not been started.")
+        elif stage.plan.member and not stage.member:
+            add("warning", f"Stage {name} is trained, but member {stage.plan.member} has not been evaluated and saved.")
+        check = stage.growth.verification if stage.growth else None
+        if check and check.passed is False:
+            difference = numbers.small(check.float64.max_abs_logit_difference)
+            add(
+                "fault",
+                f"The growth into {name} claims to keep the function and did not: logits differ by up to {difference} "
+                "in float64.",
+            )
+        elif check and check.claims_preservation and check.passed is None:
+            add("warning", f"The growth into {name} claims to keep the function; the ledger has no verdict on it.")
+        elif stage.plan.source.kind == "grow" and stage.state != "not started" and not check:
+            add("warning", f"The growth into {name} was not checked.")
+        if stage.interruptions:
+            add("note", _interruptions(stage))
+        epochs = _epochs(run, stage)
+        if epochs > MANY_EPOCHS:
+            add(
+                "warning",
+                f"{name} has read its training data {epochs:.1f} times over, ancestors included. Beyond about "
+                f"{MANY_EPOCHS:.0f} times, repeated data teaches less than new data.",
+            )
+        if stage.damaged_metrics:
+            add("note", f"{stage.damaged_metrics} damaged lines in the metrics of stage {name} were left out.")
+    if run.damaged_lines:
+        which = ", ".join(str(number) for number in run.damaged_lines)
+        add("note", f"The ledger could not be read in line {which}, which a killed process can leave behind.")
+    if len(machines(run)) > 1:
+        add("warning", "The build went on on another machine, or with other processes or threads; its seconds add up unlike things.")
+    versions = {tuple(sorted((key, str(value)) for key, value in build.versions.items())) for build in run.builds}
+    if len(versions) > 1:
+        add("warning", "The build went on with other software versions than it was begun with; see the environment.")
+    if not run.complete and all(stage.finished for stage in run.stages):
+        add("note", "Every stage is trained, but the ledger does not record the end of the build.")
+    return found
+
+
+def _interruptions(stage: StageRun) -> str:
+    resumes = [event.step for event in stage.interruptions if isinstance(event, StageResumed)]
+    stops = len(stage.interruptions) - len(resumes)
+    parts = []
+    if stops:
+        parts.append(f"was interrupted {_times(stops)}")
+    if resumes:
+        steps = ", ".join(f"{step:,}" for step in resumes)
+        parts.append(f"was resumed {_times(len(resumes))}, at step {steps}")
+    return f"Stage {stage.plan.name} {' and '.join(parts)}."
+
+
+def _times(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
+
+
+def _epochs(run: Run, stage: StageRun) -> float:
+    """How often the training data was read up to here: the data's order goes on through the ancestors."""
+    own = stage.finished.epochs if stage.finished else 0.0
+    if run.data is None or run.data.train_tokens <= 0:
+        return own
+    tokens = sum(part.steps_done * run.plan.tokens_per_step for part in (*run.ancestors(stage), stage))
+    return max(own, tokens / run.data.train_tokens) if stage.state != "not started" else 0.0

@@ -1,0 +1,48 @@
+"""Ctrl-C and SIGTERM: a training loop is asked to save and stop; anything else stops at once."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """The user or the scheduler asked to stop. Not an Exception, so that nothing mistakes it for a fault."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Interruption:
+    """Whether a stop was asked for. While deferred, a signal is only noted; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        self._deferred = False
+
+    @contextmanager
+    def watched(self) -> Iterator["Interruption"]:
+        """Handle the signals until the block ends, then put the former handlers back."""
+        former = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Note signals instead of raising, for code that looks at `requested` itself."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._deferred or self.requested is not None:
+            raise Interrupted(number)
+        self.requested = number

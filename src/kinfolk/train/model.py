@@ -1,0 +1,65 @@
+"""Models are transformers' own, unchanged: a shape becomes a config, a config becomes a model."""
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
+
+from kinfolk.errors import KinfolkError
+from kinfolk.family.shapes import Shape
+from kinfolk.family.spec import Model
+
+
+def config_for(shape: Shape, model: Model, vocab_size: int, separator: int | None = None) -> PreTrainedConfig:
+    """The stock transformers config of one member; `separator` is the token id that begins and ends documents."""
+    make: dict[str, Any] = {"llama": LlamaConfig, "qwen3": Qwen3Config}
+    config: PreTrainedConfig = make[model.architecture](
+        **shape.model_dump(),
+        vocab_size=vocab_size,
+        max_position_embeddings=model.context_length,
+        rms_norm_eps=model.rms_norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
+        # The "small init" of Nguyen and Salazar (arXiv 1910.05895): std sqrt(2 / 5d), 0.0099 at d = 4,096. A constant
+        # 0.02 would start the tiny members of a ladder an order of magnitude too small.
+        initializer_range=(2 / (5 * shape.hidden_size)) ** 0.5,
+        attention_bias=False,
+        attention_dropout=0.0,
+        bos_token_id=separator,
+        eos_token_id=separator,
+        pad_token_id=None,
+        use_cache=True,
+        dtype="float32",
+    )
+    return config
+
+
+def new_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """A model with fresh float32 weights on the CPU, a pure function of config and seed."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    finally:
+        torch.random.set_rng_state(state)
+    return model
+
+
+def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model on the CPU whose weights are about to be overwritten from a checkpoint."""
+    return new_model(config, seed=0)
+
+
+def parameters_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Parameters by name, detached; a tied head appears once, as the embedding."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def load_parameters(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> None:
+    """Copy tensors into the model's parameters of the same names, all of them."""
+    parameters = dict(model.named_parameters())
+    if parameters.keys() != tensors.keys():
+        odd = sorted(parameters.keys() ^ tensors.keys())
+        raise KinfolkError(f"these tensors do not fit the model: {', '.join(odd[:4])}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])

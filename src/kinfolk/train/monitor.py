@@ -1,0 +1,84 @@
+"""What a stage says about itself while it trains: metrics.jsonl, TensorBoard, and whoever watches live."""
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TextIO
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from kinfolk import files
+
+
+class View(Protocol):
+    """Somebody who watches a build live."""
+
+    def stage_started(self, name: str, steps: int, first_step: int, tokens_per_step: int) -> None: ...
+
+    def stepped(self, record: dict[str, Any]) -> None: ...
+
+    def say(self, message: str) -> None: ...
+
+
+class Monitor:
+    """Writes one line of metrics per step; after a resume, lines past the checkpoint are taken back first."""
+
+    def __init__(self, folder: Path, first_step: int, view: View) -> None:
+        self._path = folder / "metrics.jsonl"
+        self._view = view
+        self._keep_before(first_step)
+        self._file: TextIO = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+
+    def _keep_before(self, first_step: int) -> None:
+        """Drop the lines of steps that will be done again, and a last line that a kill cut in half."""
+        kept = [record for record in read_metrics(self._path) if record["step"] <= first_step]
+        files.write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Write one step's record: `step` (done so far), and any of loss, learning_rate, held_out_loss, …"""
+        if not all(math.isfinite(value) for value in record.values()):
+            raise ValueError(f"a metric is not finite: {record}")
+        self._file.write(json.dumps(record) + "\n")
+        for key, value in record.items():
+            if key != "step":
+                self._board.add_scalar(key, value, record["step"])
+        self._view.stepped(record)
+
+    def flush(self) -> None:
+        """Hand everything to the operating system; called with every checkpoint."""
+        self._file.flush()
+        self._board.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl in order; a damaged line ends the reading, as everything after it is suspect."""
+    records: list[dict[str, Any]] = []
+    if not path.exists():
+        return records
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            break
+        records.append(record)
+    return records
+
+
+def final_loss(records: list[dict[str, Any]]) -> float:
+    """Mean training loss of the last tenth of a stage's steps, nats per token."""
+    losses = [record["loss"] for record in records if "loss" in record]
+    recent = losses[-max(1, len(losses) // 10) :]
+    return float(sum(recent) / len(recent))

@@ -1,0 +1,28 @@
+"""The learning rate as a pure function of the step."""
+
+import math
+
+from kinfolk.plan.stages import Rate
+
+
+def learning_rate(rate: Rate, step: int, steps: int) -> float:
+    """Learning rate of optimizer step `step` (0-based) of a stage of `steps` steps.
+
+    Warm-up is linear and reaches the peak at step `warmup_steps`; the decay takes the last `decay_steps` steps; in
+    between the peak holds. The last step of a full decay still moves: the end ratio would be reached one step later.
+
+    >>> rate = Rate(peak=1.0, warmup_steps=2, decay_steps=4, decay_shape="linear")
+    >>> [learning_rate(rate, step, 8) for step in range(8)]
+    [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+    if step < rate.warmup_steps:
+        return rate.peak * (step + 1) / rate.warmup_steps
+    decayed = (step - (steps - rate.decay_steps)) / rate.decay_steps if rate.decay_steps else 0.0
+    if decayed <= 0:
+        return rate.peak
+    remaining = {
+        "linear": 1 - decayed,
+        "cosine": (1 + math.cos(math.pi * decayed)) / 2,
+        "1-sqrt": 1 - math.sqrt(decayed),
+    }[rate.decay_shape]
+    return rate.peak * (rate.end_ratio + (1 - rate.end_ratio) * remaining)

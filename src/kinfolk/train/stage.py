@@ -1,0 +1,242 @@
+"""Train one stage: a script of parts, from a checkpoint to the next."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from kinfolk.data.loader import batch, epochs, sequences_per_epoch
+from kinfolk.data.tokens import TokenStore
+from kinfolk.errors import KinfolkError
+from kinfolk.family.spec import Recipe
+from kinfolk.plan.stages import Stage
+from kinfolk.train import checkpoint
+from kinfolk.train.checkpoint import Position
+from kinfolk.train.engine import Engine, Precision, attention_kernel
+from kinfolk.train.interruption import Interrupted, Interruption
+from kinfolk.train.monitor import Monitor, View
+from kinfolk.train.objective import TokenLoss
+from kinfolk.train.optimizer import make_optimizer
+from kinfolk.train.rate import learning_rate
+
+CHECKPOINT_SHARE = 0.02
+"""The most that saving may cost, as a share of the run."""
+
+HELD_OUT_SEQUENCES = 32
+"""Sequences of the quick held-out loss that is logged during training."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished stage leaves behind besides its last checkpoint."""
+
+    seconds: float
+    """Wall time of training, over all processes that worked on the stage up to their last checkpoints."""
+    checkpoint_seconds: float
+    """Time that this process spent on saving."""
+    epochs: float
+    """Passes over the training data, counted over the whole lineage."""
+
+
+def train_stage(
+    stage: Stage,
+    model: PreTrainedModel,
+    store: TokenStore,
+    recipe: Recipe,
+    context_length: int,
+    precision: Precision,
+    engine: Engine,
+    folder: Path,
+    view: View,
+    interruption: Interruption,
+) -> Trained:
+    """Train from the newest checkpoint in `folder`/checkpoints to the stage's last step.
+
+    `model` supplies the architecture; its weights come from the checkpoint. The last checkpoint is always written.
+    Raises Interrupted after saving when a stop was asked for, and KinfolkError on a loss or gradient that is not
+    finite, with the last good checkpoint kept.
+    """
+    model.set_attn_implementation(attention_kernel(precision, engine.device, context_length))
+    engine.place(model)
+    objective = TokenLoss(model, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    engine.shard(objective)
+    optimizer = make_optimizer(model, recipe.optimizer)
+    saves = folder / "checkpoints"
+    start = checkpoint.latest(saves)
+    assert start is not None, "the build prepares a first checkpoint"
+    tensors = checkpoint.tensors_of(model, optimizer)
+    wanted = tensors if checkpoint.has_optimizer(start) else checkpoint.tensors_of(model, None)
+    checkpoint.load(start, wanted, distributed=engine.world_size > 1)
+    first = checkpoint.position_of(start)
+
+    sequences_per_step = recipe.tokens_per_step // context_length
+    mine = _rows_of_rank(sequences_per_step, engine)
+    micro = _micro_batch(recipe, context_length, engine)
+    per_epoch = sequences_per_epoch(len(store.train), context_length)
+    held_out = held_out_sample(store, context_length).to(engine.device)
+    held_out_every = recipe.held_out_every_steps or max(1, stage.steps // 20)
+    saving = _SavingClock(recipe)
+    began = time.monotonic()
+    view.stage_started(stage.name, stage.steps, first.step, recipe.tokens_per_step)
+
+    with Monitor(folder, first.step, view) as monitor, interruption.deferred():
+        position = first
+        while position.step < stage.steps:
+            rate = learning_rate(stage.rate, position.step, stage.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            sequences = torch.from_numpy(
+                batch(store.train, context_length, position.sequences + mine.start, len(mine), recipe.seed)
+            )
+            loss = _accumulate(objective, sequences, micro, recipe.tokens_per_step, precision, engine)
+            gradient_norm = _clip(model, recipe.gradient_clip)
+            # One reduction a step: the loss, and what must be agreed on before anyone acts on it.
+            stop, due = interruption.requested is not None, engine.is_main and saving.due(position.step + 1)
+            total, stops, dues = engine.sum(torch.tensor([loss, float(stop), float(due)], dtype=torch.float64)).tolist()
+            mean_loss = total / recipe.tokens_per_step
+            if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
+                raise _not_finite(stage, position, mean_loss, gradient_norm, start)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            position = Position(
+                position.step + 1, position.sequences + sequences_per_step, first.seconds + time.monotonic() - began
+            )
+
+            if engine.is_main:
+                done, elapsed = position.step - first.step, position.seconds - first.seconds
+                monitor.record(
+                    {
+                        "step": position.step,
+                        "tokens": position.step * recipe.tokens_per_step,
+                        "epoch": epochs(position.sequences, per_epoch),
+                        "loss": mean_loss,
+                        "learning_rate": rate,
+                        "gradient_norm": gradient_norm,
+                        "tokens_per_second": done * recipe.tokens_per_step / elapsed,
+                        "seconds": position.seconds,
+                    }
+                )
+            if position.step % held_out_every == 0 or position.step == stage.steps:
+                held_out_loss = quick_loss(objective, held_out, micro, precision, engine)
+                if engine.is_main:
+                    monitor.record({"step": position.step, "held_out_loss": held_out_loss})
+            if dues or stops or position.step == stage.steps:
+                monitor.flush()
+                start = saving.timed(lambda: checkpoint.save(saves, tensors, position, engine))  # noqa: B023 (called at once)
+            if stops and position.step < stage.steps:
+                raise Interrupted(interruption.requested or 15)
+
+    return Trained(
+        seconds=first.seconds + time.monotonic() - began,
+        checkpoint_seconds=saving.spent,
+        epochs=epochs(position.sequences, per_epoch),
+    )
+
+
+@torch.no_grad()
+def quick_loss(objective: nn.Module, sequences: Tensor, micro: int, precision: Precision, engine: Engine) -> float:
+    """Mean loss in nats per token of sequences (batch, context + 1). Every process computes all of it."""
+    objective.eval()
+    total = 0.0
+    with engine.autocast(precision):
+        for part in torch.split(sequences, micro):
+            total += objective(part).item()
+    objective.train()
+    return total / (sequences.shape[0] * (sequences.shape[1] - 1))
+
+
+def _accumulate(
+    objective: nn.Module, sequences: Tensor, micro: int, global_tokens: int, precision: Precision, engine: Engine
+) -> float:
+    """Add the gradients of this process's share of the batch; returns its summed loss.
+
+    The loss is a sum over tokens divided by the global count, so neither the number of processes nor the micro-batch
+    changes it. Sharding averages gradients over processes, hence the factor `world_size`.
+    """
+    objective.train()
+    parts = torch.split(sequences, micro)
+    total = 0.0
+    for index, part in enumerate(parts):
+        engine.synchronise_gradients(objective, last=index == len(parts) - 1)
+        with engine.autocast(precision):
+            loss = objective(part.to(engine.device, non_blocking=True))
+        (loss * (engine.world_size / global_tokens)).backward()
+        total += loss.item()
+    return total
+
+
+def _clip(model: nn.Module, largest: float) -> float:
+    """Scale the gradients down to a global norm of at most `largest`; returns the norm before."""
+    norm = nn.utils.clip_grad_norm_(model.parameters(), largest)
+    full = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return float(full)
+
+
+def _rows_of_rank(sequences_per_step: int, engine: Engine) -> range:
+    if sequences_per_step % engine.world_size:
+        raise KinfolkError(
+            f"a step of {sequences_per_step} sequences does not divide among {engine.world_size} processes",
+            where="recipe.tokens_per_step",
+            fix=f"use a multiple of {engine.world_size} sequences, or another number of processes",
+        )
+    share = sequences_per_step // engine.world_size
+    return range(engine.rank * share, (engine.rank + 1) * share)
+
+
+def _micro_batch(recipe: Recipe, context_length: int, engine: Engine) -> int:
+    tokens = 1_024 if engine.device.type == "cpu" else 32_768
+    return recipe.sequences_per_micro_batch or max(1, tokens // context_length)
+
+
+def held_out_sample(store: TokenStore, context_length: int) -> Tensor:
+    """Evenly spread windows of the held-out part, (sequences, context + 1)."""
+    windows = sequences_per_epoch(len(store.held_out), context_length)
+    count = min(HELD_OUT_SEQUENCES, windows)
+    if count == 0:
+        raise KinfolkError(
+            f"the held-out part has {len(store.held_out)} tokens, less than one sequence of {context_length + 1}",
+            where="data.held_out",
+            fix="hold out more documents, or shorten model.context_length",
+        )
+    starts = [window * windows // count * context_length for window in range(count)]
+    return torch.stack(
+        [torch.from_numpy(store.held_out[begin : begin + context_length + 1].astype("int64")) for begin in starts]
+    )
+
+
+def _not_finite(stage: Stage, position: Position, loss: float, norm: float, kept: Path) -> KinfolkError:
+    what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
+    return KinfolkError(
+        f"{what} at step {position.step + 1} of {stage.steps}: training stopped before it could harm the weights",
+        where=f"stage {stage.name}",
+        fix=f"lower recipe.peak_learning_rate (now {stage.rate.peak:g} at its peak), lengthen the warm-up, or set "
+        f"recipe.precision to float32; the last good checkpoint is kept at {kept}",
+    )
+
+
+class _SavingClock:
+    """Decides when a checkpoint is due: every so many steps, or by the clock at a bounded cost."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._settings = recipe.checkpoints
+        self._last = time.monotonic()
+        self._cost = 0.0
+        self.spent = 0.0
+
+    def due(self, step: int) -> bool:
+        if self._settings.steps is not None:
+            return step % self._settings.steps == 0
+        return time.monotonic() - self._last >= max(self._settings.seconds, self._cost / CHECKPOINT_SHARE)
+
+    def timed(self, save: Callable[[], Path]) -> Path:
+        began = time.monotonic()
+        path = save()
+        self._last = time.monotonic()
+        self._cost = self._last - began
+        self.spent += self._cost
+        return path

@@ -1,0 +1,126 @@
+"""The page in a browser without a network; needs `chromium` on the path and the package `playwright`."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_run import Maker
+
+from kinfolk.report.page import write_report
+
+api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@dataclass
+class Visit:
+    page: Any
+    problems: list[str] = field(default_factory=list)
+    """Errors on the console, and requests for anything but the page."""
+
+
+def visit(browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> Visit:
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
+    found = Visit(context.new_page())
+    found.page.on("console", lambda message: found.problems.append(f"{message.type}: {message.text}"))
+    found.page.on("pageerror", lambda error: found.problems.append(str(error)))
+    found.page.on(
+        "request", lambda request: found.problems.append(request.url) if request.url != path.as_uri() else None
+    )
+    found.page.goto(path.as_uri())
+    found.page.wait_for_selector(".plot .main-svg")
+    return found
+
+
+@pytest.fixture
+def report(make_run: Maker, tmp_path: Path) -> Path:
+    return write_report([make_run(), make_run("alone", "independent")], tmp_path / "report.html")
+
+
+def test_desktop_and_dark_mode(browser: Any, report: Path) -> None:
+    seen = visit(browser, report)
+    page = seen.page
+    headings = page.locator("main > section > h2").all_inner_texts()
+    assert headings == [
+        "The answer", "Loss", "Stages", "Cost", "Members", "Growth checks", "Sample text", "Warnings", "Environment"
+    ]  # fmt: skip
+    assert page.locator(".plot .main-svg").count() >= 2
+    assert page.locator(".plot .scatterlayer .js-line").count() == 12
+    assert page.locator("svg.tree circle").count() == 6
+
+    def colours() -> list[str]:
+        script = "[getComputedStyle(document.body).color, document.querySelector('.plot .js-line').style.stroke]"
+        return page.evaluate(script)  # type: ignore[no-any-return]
+
+    light = colours()
+    page.get_by_role("button", name="Dark colours").click()
+    page.wait_for_function("before => document.querySelector('.plot .js-line').style.stroke !== before", arg=light[1])
+    assert colours()[0] != light[0]
+    page.get_by_role("button", name="Light colours").click()
+    assert colours()[0] == light[0]
+    page.pdf()
+    assert not seen.problems
+
+
+def test_controls_of_a_plot(browser: Any, report: Path) -> None:
+    seen = visit(browser, report)
+    page = seen.page
+    figure = page.locator("figure[data-plot=flops]")
+    script = "(() => { const full = document.querySelector('figure[data-plot=flops] .plot')._fullLayout;"
+    script += " return [full.xaxis.type, full.xaxis.title.text, full.yaxis.range[1]] })()"
+    kind, title, top = page.evaluate(script)
+    assert kind == "log" and "6ND" in title
+    figure.get_by_role("button", name="log x").press("Enter")
+    figure.get_by_role("button", name="matmul").click()
+    figure.get_by_role("button", name="whole loss range").click()
+    after = page.evaluate(script)
+    assert after[0] == "linear" and "matmul" in after[1] and after[2] > top
+    assert not seen.problems
+
+
+def test_phone_in_the_dark(browser: Any, report: Path) -> None:
+    seen = visit(browser, report, width=390, scheme="dark")
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert seen.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 17, 20)"
+    assert not seen.problems
+
+
+def test_hostile_text_does_not_run(browser: Any, make_run: Maker, tmp_path: Path) -> None:
+    hostile = (
+        "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'><a href=//x>%{x}" + "M" * 300
+    )
+
+    def edit(ledger: list[dict[str, Any]]) -> None:
+        ledger[0]["command"] = hostile
+        for event in ledger:
+            if event["event"] == "member_finished":
+                event.update(member=hostile, path=hostile)
+                event["samples"] = [{"prompt": hostile, "continuation": hostile}]
+
+    plan_name = "x<a href=javascript:window.hacked=1>y"
+    run = make_run(plan_name, edit=edit)
+    page = write_report([run, make_run("alone", "independent")], tmp_path / "report.html")
+    seen = visit(browser, page, width=390)
+    assert seen.page.evaluate("window.hacked") is None
+    assert seen.page.locator("img, .plot a[href^=javascript]").count() == 0
+    assert seen.page.locator(".legendtext").first.text_content() == f"small, {plan_name}"
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not seen.problems
+
+
+def test_unfinished_run(browser: Any, make_run: Maker, tmp_path: Path) -> None:
+    seen = visit(browser, write_report([make_run(stop_at=(1, 40))], tmp_path / "report.html"))
+    assert "Not finished yet" in seen.page.locator(".headline").inner_text()
+    assert not seen.problems
