@@ -29,7 +29,7 @@ CLASSICS = HERE.parent.parent / "shared" / "data" / "classics"
 HELD_OUT_CHARACTERS = 10_000
 """Taken from the middle of each held-out book: 54 books by authors that the training part does not have."""
 
-PEAKS = (0.004, 0.008, 0.016, 0.032)
+PEAKS = (0.0056, 0.008, 0.011, 0.016)
 EXPONENTS = (0.0, 0.25)
 STRATEGIES = ("independent", "progressive")
 

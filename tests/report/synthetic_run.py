@@ -10,7 +10,7 @@ import pytest
 
 MEMBERS = {"small": (120_000, 100_000, 3e6), "medium": (480_000, 430_000, 12e6), "large": (1_900_000, 1_800_000, 38e6)}
 """Total and non-embedding parameters, and tokens of each member trained alone."""
-TOKENS_PER_STEP = 4096
+TOKENS_PER_STEP = 16384
 Maker = Callable[..., Path]
 
 
@@ -25,7 +25,7 @@ def costs(parameters: float, tokens: float) -> dict[str, float]:
 def make_plan(strategy: str) -> dict[str, Any]:
     stages: list[dict[str, Any]] = []
     for index, (name, (total, non_embedding, tokens)) in enumerate(MEMBERS.items()):
-        alone, parent = tokens, None
+        alone, parent = round(tokens / TOKENS_PER_STEP) * TOKENS_PER_STEP, None
         source: dict[str, Any] = {"kind": "scratch", "seed": index}
         if strategy == "progressive" and stages:
             parent = stages[-1]["name"]

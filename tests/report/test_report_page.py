@@ -88,7 +88,7 @@ def test_figures_are_the_ledgers(make_run: Maker) -> None:
         assert event["sha256"] in page.text
     for before, event in pairwise(members):
         assert page.figures[before["member"], "kl"] == event["kl_from_previous"]["kl_small_to_large"]
-    assert "was not measured" in page.text and "strategy: independent" in page.text
+    assert "was not measured" in page.text and "--strategy independent" in page.text
     assert "kinfolk build examples/demo.yaml" in page.text
 
 
@@ -115,21 +115,21 @@ def test_same_run_gives_the_same_page(make_run: Maker) -> None:
 
 
 def test_unfinished_run_says_so(make_run: Maker) -> None:
-    run = make_run(stop_at=(1, 900))
+    run = make_run(stop_at=(1, 300))
     with open(run / "ledger.jsonl", "a", encoding="utf-8") as ledger:
         ledger.write('{"event": "stage_fin')
     with open(run / "stages/medium/metrics.jsonl", "a", encoding="utf-8") as metrics:
-        metrics.write('{"step": 901, "lo')
+        metrics.write('{"step": 301, "lo')
     page = report(run)
     assert "Not finished yet: 1 of 3 models built" in page.text
-    assert "Stage medium is not finished: 900 of 2,747 steps are done." in page.text
+    assert "Stage medium is not finished: 300 of 687 steps are done." in page.text
     assert "Stage large has not been started." in page.text
     assert "Stage medium was interrupted once." in page.text
     assert "could not be read in line 9" in page.text
     assert "1 damaged lines in the metrics of stage medium" in page.text
     plan = json.loads((run / "plan.json").read_text("utf-8"))
     small, medium = (stage["flops"]["six_nd"] for stage in plan["stages"][:2])
-    assert page.figures["", "spent-six_nd"] == pytest.approx(small + medium * 900 / 2747)
+    assert page.figures["", "spent-six_nd"] == pytest.approx(small + medium * 300 / 687)
 
 
 def test_run_that_only_began(make_run: Maker) -> None:
@@ -191,6 +191,14 @@ def test_warnings(make_run: Maker) -> None:
     assert "claimed, failed" in page.text and "nan" in page.text
     assert "Stage medium was resumed once, at step 1,200." in page.text
     assert "large has read its training data 5.5 times over" in page.text
+
+
+def test_twin_of_another_budget_is_told(make_run: Maker) -> None:
+    plan = make_plan("independent")
+    plan["stages"][1]["tokens"] += 16384
+    page = report(make_run(), make_run("alone", plan=plan))
+    assert page.text.count("was not trained on the tokens that this run counts") == 1
+    assert "The twin of medium in alone" in page.text
 
 
 def test_hostile_text_is_inert(make_run: Maker) -> None:

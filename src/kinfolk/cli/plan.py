@@ -1,2 +1,105 @@
-def plan() -> None:
-    pass
+"""kinfolk plan"""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from kinfolk.cli.options import FamilyArgument, JsonOption, SetOption
+
+
+def plan(
+    family: FamilyArgument,
+    strategy: Annotated[str | None, typer.Option(help="independent or progressive; overrides the file.")] = None,
+    gpu: Annotated[str, typer.Option(help="GPU of the time estimate.")] = "H100",
+    utilisation: Annotated[float, typer.Option(help="Share of the GPU's peak that training reaches.")] = 0.4,
+    set_: SetOption = [],  # noqa: B006 (typer copies it)
+    json_: JsonOption = False,
+) -> None:
+    """Show every stage of a family's plan, what it costs, and what it saves against training each member alone."""
+    from kinfolk.data.tokenizer import with_vocabulary
+    from kinfolk.family.load import load_family
+    from kinfolk.plan.document import plan_document
+    from kinfolk.plan.machines import gpu_seconds
+    from kinfolk.plan.strategies import plan_family
+
+    overrides = [*set_, f"strategy={strategy}"] if strategy else set_
+    family_ = with_vocabulary(load_family(family, overrides))
+    document = plan_document(family_, plan_family(family_))
+    for stage in document["stages"]:
+        stage["gpu_seconds"] = gpu_seconds(_best_flops(stage["flops"]), gpu, utilisation)
+        stage["machine_seconds"] = _best_flops(stage["flops"]) / _this_machine()
+    document["gpu"] = {"name": gpu, "utilisation": utilisation, "seconds": _sum(document, "gpu_seconds")}
+    document["machine"] = {"flops_per_second": _this_machine(), "seconds": _sum(document, "machine_seconds")}
+    if json_:
+        print(json.dumps(document, indent=2))
+    else:
+        _print_table(document)
+
+
+def _best_flops(flops: dict[str, Any]) -> float:
+    """Exact FLOPs where the shape is known, 6ND otherwise."""
+    return float(flops["six_nd"] if flops["matmul"] is None else flops["matmul"])
+
+
+def _sum(document: dict[str, Any], key: str) -> float:
+    return float(sum(stage[key] for stage in document["stages"]))
+
+
+_rate: list[float] = []
+
+
+def _this_machine() -> float:
+    """Training FLOP/s to expect of this machine, measured once."""
+    if not _rate:
+        from kinfolk.train.engine import fastest_precision, single_engine
+        from kinfolk.train.speed import TRAINING_SHARE, matmul_rate
+
+        engine = single_engine()
+        _rate.append(TRAINING_SHARE * matmul_rate(engine, fastest_precision(engine.device)))
+    return _rate[0]
+
+
+def _print_table(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from kinfolk.build.view import duration
+    from kinfolk.cli.numbers import short
+
+    gpu = document["gpu"]
+    table = Table(title=f"{document['family']}: {document['strategy']}", title_justify="left")
+    table.add_column("stage")
+    table.add_column("from")
+    for heading in ("layers x hidden", "parameters", "non-emb.", "tokens", "steps", "peak rate"):
+        table.add_column(heading, justify="right")
+    for heading in ("6ND FLOPs", "matmul FLOPs", "share", "here", f"{gpu['name']} @ {gpu['utilisation']:.0%}"):
+        table.add_column(heading, justify="right")
+    for stage in document["stages"]:
+        shape, parameters, flops = stage["shape"], stage["parameters"], stage["flops"]
+        table.add_row(
+            stage["name"],
+            stage["parent"] or "scratch",
+            f"{shape['num_hidden_layers']} x {shape['hidden_size']}" if shape else "-",
+            short(parameters["total"] if shape else parameters["counted"]),
+            short(parameters["non_embedding"]) if shape else "-",
+            short(stage["tokens"]),
+            f"{stage['steps']:,}",
+            f"{stage['rate']['peak']:.3g}",
+            f"{flops['six_nd']:.3g}",
+            f"{flops['matmul']:.3g}" if flops["matmul"] else "-",
+            f"{stage['share']:.1%}",
+            duration(stage["machine_seconds"]),
+            duration(stage["gpu_seconds"]),
+        )
+    console = Console(width=None if Console().is_terminal else 180)
+    console.print(table)
+    total, alone = document["total"], document["independent"]
+    for kind, name in (("six_nd", "6ND"), ("matmul", "matmul")):
+        if total[kind]:
+            saving = document["savings"][kind]
+            print(f"total {total[kind]:.4g} FLOPs ({name}); each alone {alone[kind]:.4g}; saving {saving:.1%}")
+    print(
+        f"about {duration(document['machine']['seconds'])} on this machine, {duration(gpu['seconds'])} on one "
+        f"{gpu['name']} at {gpu['utilisation']:.0%} of its peak"
+    )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kinfolk.data.formats import expand_home
 from kinfolk.errors import KinfolkError
-from kinfolk.family.spec import Family, TrainedTokenizer
+from kinfolk.family.load import LoadedFamily
+from kinfolk.family.spec import Family, LoadedTokenizer, TrainedTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -163,3 +164,13 @@ def _first_bytes(texts: Iterator[str], limit: int) -> Iterator[str]:
             return
         limit -= len(raw)
         yield text
+
+
+def with_vocabulary(loaded: LoadedFamily) -> Family:
+    """The family with `model.vocab_size` settled; a loaded tokenizer is read for it."""
+    family = loaded.family
+    rows = family.embedding_rows
+    if isinstance(family.tokenizer, LoadedTokenizer) and family.model.vocab_size is None:
+        where = f"{loaded.origin}: tokenizer.load"
+        rows = vocabulary_size(load_tokenizer(family.tokenizer.load, loaded.folder, where))
+    return family.model_copy(update={"model": family.model.model_copy(update={"vocab_size": rows})})

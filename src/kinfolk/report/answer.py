@@ -43,6 +43,8 @@ class Twin:
     baseline: str
     comparable: bool
     """False where the two were not measured on the same held-out text."""
+    same_budget: bool
+    """Whether the twin was trained on the tokens that our plan counts for this member alone."""
 
     @property
     def difference(self) -> float:
@@ -120,7 +122,12 @@ def _twin(stage: StageRun, baseline: Run) -> Twin | None:
         if other.plan.member == stage.plan.member and same_size and other.member:
             ours, theirs = stage.member.held_out, other.member.held_out
             return Twin(
-                stage.member.member, stage.member, other.member, baseline.name, comparable=ours.bytes == theirs.bytes
+                member=stage.member.member,
+                ours=stage.member,
+                theirs=other.member,
+                baseline=baseline.name,
+                comparable=ours.bytes == theirs.bytes,
+                same_budget=stage.plan.alone is None or stage.plan.alone.tokens == other.plan.tokens,
             )
     return None
 

@@ -29,6 +29,11 @@ def cautions(answers: Sequence[Answer]) -> list[Caution]:
             if not twin.comparable:
                 text = f"{twin.member} and its twin in {twin.baseline} were measured on different held-out text; their"
                 found.append(Caution(given.run.name, "fault", f"{text} figures cannot be compared."))
+            if not twin.same_budget:
+                text = (
+                    f"The twin of {twin.member} in {twin.baseline} was not trained on the tokens that this run counts"
+                )
+                found.append(Caution(given.run.name, "warning", f"{text} for the member alone."))
     return sorted(found, key=lambda caution: ("fault", "warning", "note").index(caution.level))
 
 
@@ -75,7 +80,10 @@ def _of_run(run: Run) -> list[Caution]:
         which = ", ".join(str(number) for number in run.damaged_lines)
         add("note", f"The ledger could not be read in line {which}, which a killed process can leave behind.")
     if len(machines(run)) > 1:
-        add("warning", "The build went on on another machine, or with other processes or threads; its seconds add up unlike things.")
+        add(
+            "warning",
+            "The build moved to another machine or other processes or threads; its seconds add up unlike things.",
+        )
     versions = {tuple(sorted((key, str(value)) for key, value in build.versions.items())) for build in run.builds}
     if len(versions) > 1:
         add("warning", "The build went on with other software versions than it was begun with; see the environment.")

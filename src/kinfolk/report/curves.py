@@ -39,10 +39,10 @@ def _length(stage: StageRun, axis: Axis) -> float:
 
 
 def smooth(points: Points, half_life: float | None = None) -> Points:
-    """An exponential moving average without the bias of its start; by default over about a hundredth of the curve."""
+    """An exponential moving average without the bias of its start; by default over about a fiftieth of the curve."""
     if not points:
         return ()
-    distance = half_life if half_life is not None else max(1.0, (points[-1][0] - points[0][0]) / 100)
+    distance = half_life if half_life is not None else max(2.0, (points[-1][0] - points[0][0]) / 50)
     smoothed: list[tuple[int, float]] = []
     total = weight = 0.0
     before = points[0][0]

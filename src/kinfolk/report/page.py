@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from kinfolk.report.figures import Plot, loss_plot, stage_colours
 from kinfolk.report.records import Divergence
 from kinfolk.report.run import Run, read_run
 from kinfolk.report.tree import tree
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f]")
+"""Characters that HTML forbids."""
 
 
 def write_report(runs: Sequence[Path], target: Path) -> Path:
@@ -72,7 +77,7 @@ def _render(runs: list[Run]) -> str:
     environment.filters["moment"] = _moment
     environment.filters["unique_mappings"] = _unique_mappings
     ours = (Path(__file__).parent / "templates" / "report.js").read_text("utf-8")
-    scripts = [_script(get_plotlyjs()), _script(ours)]
+    scripts = [_plotly(), _script(ours)]
     page = environment.get_template("report.html.jinja").render(
         runs=runs,
         answers=answers,
@@ -91,7 +96,7 @@ def _render(runs: list[Run]) -> str:
     )
     # A model can write what is no text: halves of surrogate pairs, and the control characters that HTML forbids.
     page = page.encode("utf-8", "replace").decode()
-    return "".join(letter if letter >= " " or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in page)
+    return CONTROLS.sub("\N{REPLACEMENT CHARACTER}", page)
 
 
 def _moment(unix_seconds: float) -> str:
@@ -119,14 +124,14 @@ def _next_members(run: Run) -> dict[str, tuple[str, Divergence]]:
     }
 
 
-def _prompts(runs: list[Run]) -> list[tuple[str, list[tuple[Run, str, list[str]]]]]:
-    """Each prompt with what every member that was given it wrote."""
-    found: dict[str, list[tuple[Run, str, list[str]]]] = {}
+def _prompts(runs: list[Run]) -> list[tuple[str, dict[str, list[tuple[str, list[str]]]]]]:
+    """Each prompt with what every member that was given it wrote, by run."""
+    found: dict[str, dict[str, list[tuple[str, list[str]]]]] = {}
     for run in runs:
         for member in run.members:
             for prompt in dict.fromkeys(sample.prompt for sample in member.samples):
                 texts = [sample.continuation for sample in member.samples if sample.prompt == prompt]
-                found.setdefault(prompt, []).append((run, member.member, texts))
+                found.setdefault(prompt, {}).setdefault(run.name, []).append((member.member, texts))
     return list(found.items())
 
 
@@ -142,7 +147,12 @@ def _data(plots: list[Plot]) -> Markup:
 def _script(text: str) -> Markup:
     """Our own code or plotly's, as it may stand between script tags."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script").replace("<!--", "<\\!--")
-    return Markup("".join(letter if letter >= " " or letter in "\n\t" else f"\\x{ord(letter):02x}" for letter in text))
+    return Markup(CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text))
+
+
+@cache
+def _plotly() -> Markup:
+    return _script(get_plotlyjs())
 
 
 def _hash(script: str) -> str:

@@ -68,6 +68,11 @@ class Engine:
             dist.barrier()
 
 
+def single_engine() -> Engine:
+    """The engine of a process that works alone on the best device it has."""
+    return Engine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def alone() -> Engine:
     """The engine of work that one process does on the CPU, whatever the job around it."""
     return Engine(torch.device("cpu"))
@@ -99,9 +104,13 @@ def resolve_precision(asked: Literal["auto", "float32", "bfloat16"], shape: Shap
     """
     if asked != "auto":
         return asked
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if has_native_bfloat16() and shape.hidden_size >= 64 else "float32"
+    return fastest_precision(device) if device.type == "cuda" or shape.hidden_size >= 64 else "float32"
+
+
+def fastest_precision(device: torch.device) -> Precision:
+    """The precision in which this device multiplies matrices fastest without losing range."""
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_native_bfloat16()
+    return "bfloat16" if native else "float32"
 
 
 def attention_kernel(precision: Precision, device: torch.device, context_length: int) -> Literal["sdpa", "eager"]:
