@@ -5,6 +5,7 @@ import platform
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,9 @@ SAMPLE_PROMPTS = 2
 
 
 class BuildView(View, Protocol):
-    """A view that also watches the preparation of the data."""
+    """A view that also knows the whole plan, and watches the preparation of the data."""
+
+    def planned(self, name: str, stages: Sequence[dict[str, Any]]) -> None: ...
 
     def prepared(self, what: str, done: int, total: int | None) -> None: ...
 
@@ -95,6 +98,7 @@ def build(loaded: LoadedFamily, folder: Path, view: BuildView) -> None:
         run = _open(folder, loaded)
         if engine.is_main:
             run.ledger.append("build_started", command=_command(), versions=versions(), machine=machine(engine))
+            view.planned(run.family.name, run.document["stages"])
         done = {event["stage"] for event in run.ledger.events("stage_finished")}
         engine.wait()
         for stage in run.plan.stages:

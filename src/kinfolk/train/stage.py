@@ -82,7 +82,7 @@ def train_stage(
     held_out_every = recipe.held_out_every_steps or max(1, stage.steps // 20)
     saving = _SavingClock(recipe)
     began = time.monotonic()
-    view.stage_started(stage.name, stage.steps, first.step, recipe.tokens_per_step)
+    view.stage_started(stage.name, stage.steps, first.step)
 
     with Monitor(folder, first.step, view) as monitor, interruption.deferred():
         position = first
