@@ -1,7 +1,8 @@
 """Progressive against independent training: the same ladder, data, tokenizer, recipe and schedule; several seeds.
 
     python benchmarks/progressive.py tune      peaks of the smallest two members, trained alone
-    python benchmarks/progressive.py run       all arms; goes on where it was stopped
+    python benchmarks/progressive.py run       all arms, with the peak lowered by size; goes on where it was stopped
+    python benchmarks/progressive.py run --exponent 0      the same with one peak for all sizes
     python benchmarks/progressive.py show      the tables of docs/results.md, from whatever has finished
 
 Reads ../shared/data/classics and says so where it is absent. Every arm is an ordinary `kinfolk build`, one
@@ -30,8 +31,19 @@ HELD_OUT_CHARACTERS = 10_000
 """Taken from the middle of each held-out book: 54 books by authors that the training part does not have."""
 
 PEAKS = (0.0056, 0.008, 0.011, 0.016)
-EXPONENTS = (0.0, 0.25)
-STRATEGIES = ("independent", "progressive")
+LATE = "recipe.schedule.decay_share=0.3"
+ARMS = {
+    "independent": ["strategy=independent"],
+    "progressive": ["strategy=progressive"],
+    "independent, late decay": ["strategy=independent", LATE],
+    "progressive, late decay": ["strategy=progressive", LATE],
+    "undecayed, late decay": ["strategy=progressive", LATE, "growth.start=undecayed"],
+    "optimizer reset": ["strategy=progressive", "growth.optimizer=reset"],
+    "stacked": ["strategy=progressive", "growth.depth=stack"],
+    "more noise": ["strategy=progressive", "growth.noise=1.0"],
+}
+"""The baseline and the chain; both with a schedule that holds its peak until 70 % of each stage, the latter grown from
+either state of the parent; and the chain with one choice of growth changed."""
 
 
 def main() -> None:
@@ -39,29 +51,36 @@ def main() -> None:
     parser.add_argument("what", choices=["tune", "run", "show"])
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-progressive"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--exponent", type=float, default=0.25, help="recipe.peak_exponent; 0 is one peak for all")
+    parser.add_argument("--members", type=int, default=4, help="use only the smallest so many members")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=["independent", "progressive"])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     if not CLASSICS.is_dir():
         sys.exit(f"skipped: this benchmark reads {CLASSICS}, which is not there")
-    family = prepare(arguments.work)
+    family = prepare(arguments.work, arguments.members)
     if arguments.what == "tune":
-        tune(family, arguments.work, arguments.jobs)
+        tune(prepare(arguments.work, 2), arguments.work, arguments.jobs)
     elif arguments.what == "run":
-        arms = [
-            (arm_name(strategy, exponent, seed), strategy, [f"recipe.peak_exponent={exponent}", f"recipe.seed={seed}"])
-            for exponent, seed, strategy in itertools.product(EXPONENTS, range(arguments.seeds), STRATEGIES)
-        ]
-        build_all(family, arguments.work, arms, arguments.jobs)
+        runs = {
+            run_name(arm, arguments, seed): [
+                *ARMS[arm],
+                f"recipe.peak_exponent={arguments.exponent}",
+                f"recipe.seed={seed}",
+            ]
+            for seed, arm in itertools.product(range(arguments.seeds), arguments.arms)
+        }
+        build_all(family, arguments.work, runs, arguments.jobs)
     if arguments.what != "tune":
-        show(arguments.work, arguments.seeds)
+        show(arguments)
 
 
-def arm_name(strategy: str, exponent: float, seed: int) -> str:
-    return f"{strategy}-exponent{exponent:g}-seed{seed}"
+def run_name(arm: str, arguments: argparse.Namespace, seed: int) -> str:
+    return f"{arm.replace(', ', '-').replace(' ', '-')}-exponent{arguments.exponent:g}-members{arguments.members}-seed{seed}"
 
 
-def prepare(work: Path) -> Path:
-    """Write the family file with its data, once; returns its path."""
+def prepare(work: Path, members: int) -> Path:
+    """Write the family file with its data; returns its path."""
     work.mkdir(parents=True, exist_ok=True)
     held_out = work / "held_out.jsonl"
     if not held_out.exists():
@@ -71,30 +90,27 @@ def prepare(work: Path) -> Path:
                 start = max(0, (len(text) - HELD_OUT_CHARACTERS) // 2)
                 out.write(json.dumps({"text": text[start : start + HELD_OUT_CHARACTERS]}) + "\n")
     document = yaml.safe_load((HERE / "progressive.yaml").read_text())
+    document["members"] = document["members"][:members]
     document["data"] = {
         "train": [{"path": str(CLASSICS / "train-00.jsonl.bz2")}],
         "held_out": {"sources": [{"path": str(held_out.resolve())}]},
     }
-    family = work / "family.yaml"
+    family = work / f"family{members}.yaml"
     family.write_text(yaml.safe_dump(document, sort_keys=False))
     return family
 
 
 def tune(family: Path, work: Path, jobs: int) -> None:
     """Held-out loss of the smallest two members, trained alone, at each peak."""
-    short = yaml.safe_load(family.read_text())
-    short["members"] = short["members"][:2]
-    tuned = work / "tune.yaml"
-    tuned.write_text(yaml.safe_dump(short, sort_keys=False))
-    arms = [(f"tune-{peak:g}", "independent", [f"recipe.peak_learning_rate={peak}"]) for peak in PEAKS]
-    build_all(tuned, work, arms, jobs)
-    for name, _, _ in arms:
+    runs = {f"tune-{peak:g}": [*ARMS["independent"], f"recipe.peak_learning_rate={peak}"] for peak in PEAKS}
+    build_all(family, work, runs, jobs)
+    for name in runs:
         losses = {member: event["held_out"]["loss"] for member, event in finished_members(work / name).items()}
         print(name, {member: round(loss, 4) for member, loss in losses.items()})
 
 
-def build_all(family: Path, work: Path, arms: list[tuple[str, str, list[str]]], jobs: int) -> None:
-    """Build every arm, `jobs` at a time; the first one's tokens are copied to the others."""
+def build_all(family: Path, work: Path, runs: dict[str, list[str]], jobs: int) -> None:
+    """Build every run, `jobs` at a time; the data are tokenised once and copied to each."""
     store = work / "data"
     if not store.exists():
         from kinfolk.data.tokens import prepare as tokenise
@@ -103,20 +119,19 @@ def build_all(family: Path, work: Path, arms: list[tuple[str, str, list[str]]], 
         loaded = load_family(str(family))
         tokenise(with_absolute_paths(loaded), loaded.folder, store, where=loaded.origin)
 
-    def build(arm: tuple[str, str, list[str]]) -> None:
-        name, strategy, overrides = arm
+    def build(name: str) -> None:
         run = work / name
         if not (run / "data").exists():
             shutil.copytree(store, run / "data")
-        command = [sys.executable, "-m", "kinfolk", "build", str(family), "--run", str(run), "--strategy", strategy]
-        command += [word for override in overrides for word in ("--set", override)]
+        command = [sys.executable, "-m", "kinfolk", "build", str(family), "--run", str(run)]
+        command += [word for override in runs[name] for word in ("--set", override)]
         with open(work / f"{name}.log", "a") as log:
             environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
             code = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
         print(f"{name}: {'done' if code == 0 else f'FAILED, see {log.name}'}", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(build, arms))
+        list(pool.map(build, runs))
 
 
 def events(run: Path) -> Iterator[dict[str, Any]]:
@@ -129,52 +144,46 @@ def finished_members(run: Path) -> dict[str, dict[str, Any]]:
     return {event["member"]: event for event in events(run) if event["event"] == "member_finished"}
 
 
-def show(work: Path, seeds: int) -> None:
+def show(arguments: argparse.Namespace) -> None:
     """Bits per byte per member with the spread over seeds, costs, and KL between neighbours."""
-    for exponent in EXPONENTS:
-        runs = {
-            strategy: [work / arm_name(strategy, exponent, seed) for seed in range(seeds)] for strategy in STRATEGIES
-        }
-        complete = [
-            seed
-            for seed in range(seeds)
-            if all(any(e["event"] == "build_finished" for e in events(runs[s][seed])) for s in STRATEGIES)
-        ]
-        print(f"\n## peak exponent {exponent:g}: seeds {complete}")
-        if complete:
-            table({strategy: [paths[seed] for seed in complete] for strategy, paths in runs.items()})
-
-
-def table(runs: dict[str, list[Path]]) -> None:
-    members = list(finished_members(runs["independent"][0]))
-    scores = {
-        (strategy, member): [finished_members(run)[member] for run in paths]
-        for strategy, paths in runs.items()
-        for member in members
+    runs = {
+        arm: {seed: arguments.work / run_name(arm, arguments, seed) for seed in range(arguments.seeds)} for arm in ARMS
     }
-    print("| member | independent, bits per byte | progressive | difference per seed | KL from the smaller, ind. | prog. |")
+    finished = {
+        arm: {seed: run for seed, run in seeds.items() if any(e["event"] == "build_finished" for e in events(run))}
+        for arm, seeds in runs.items()
+    }
+    print(f"\npeak exponent {arguments.exponent:g}; held-out bits per byte, mean ± standard deviation over the seeds\n")
+    print("| member | arm | seeds | bits per byte | minus independent, per seed | KL(smaller, this), nats |")
     print("|---|---|---|---|---|---|")
-    for member in members:
-        figures = {s: [e["held_out"]["bits_per_byte"] for e in scores[s, member]] for s in STRATEGIES}
-        differences = [p - i for i, p in zip(figures["independent"], figures["progressive"], strict=True)]
-        kls = [
-            [e["kl_from_previous"]["kl_small_to_large"] for e in scores[s, member] if e["kl_from_previous"]]
-            for s in STRATEGIES
-        ]
-        cells = [
-            member,
-            *(spread(figures[s]) for s in STRATEGIES),
-            ", ".join(f"{d:+.4f}" for d in differences),
-            *(spread(kl) if kl else "" for kl in kls),
-        ]
-        print("| " + " | ".join(cells) + " |")
-    for strategy, paths in runs.items():
-        stages = [[e for e in events(run) if e["event"] == "stage_finished"] for run in paths]
-        six_nd, matmul, seconds = (
-            statistics.mean(sum(value(e) for e in run) for run in stages)
-            for value in (lambda e: e["flops"]["six_nd"], lambda e: e["flops"]["matmul"], lambda e: e["seconds"])
-        )
-        print(f"{strategy}: {six_nd:.4g} FLOPs (6ND), {matmul:.4g} FLOPs (matmul), {seconds:.0f} core seconds")
+    baseline = {seed: finished_members(run) for seed, run in finished["independent"].items()}
+    for index in range(arguments.members):
+        for arm, seeds in finished.items():
+            rows = {seed: list(finished_members(run).values())[index] for seed, run in seeds.items()}
+            if rows:
+                print(row(arm, rows, baseline))
+    for arm, seeds in finished.items():
+        costs = [[e for e in events(run) if e["event"] == "stage_finished"] for run in seeds.values()]
+        if costs:
+            six_nd, matmul, seconds = (
+                statistics.mean(sum(part(e) for e in run) for run in costs)
+                for part in (lambda e: e["flops"]["six_nd"], lambda e: e["flops"]["matmul"], lambda e: e["seconds"])
+            )
+            print(f"{arm}: {six_nd:.4g} FLOPs (6ND), {matmul:.4g} FLOPs (matmul), {seconds:,.0f} core seconds")
+
+
+def row(arm: str, rows: dict[int, dict[str, Any]], baseline: dict[int, dict[str, dict[str, Any]]]) -> str:
+    """One line of the table: a member in one arm, over the seeds that have finished."""
+    member = next(iter(rows.values()))["member"]
+    scores = {seed: event["held_out"]["bits_per_byte"] for seed, event in rows.items()}
+    differences = [
+        f"{score - baseline[seed][member]['held_out']['bits_per_byte']:+.4f}"
+        for seed, score in scores.items()
+        if seed in baseline and arm != "independent"
+    ]
+    kls = [event["kl_from_previous"]["kl_small_to_large"] for event in rows.values() if event["kl_from_previous"]]
+    cells = [member, arm, str(len(rows)), spread(list(scores.values())), ", ".join(differences)]
+    return "| " + " | ".join([*cells, spread(kls) if kls else ""]) + " |"
 
 
 def spread(values: list[float]) -> str:

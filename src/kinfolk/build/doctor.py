@@ -17,6 +17,9 @@ from kinfolk.train.speed import TRAINING_SHARE, matmul_rate
 TRAINING_BYTES_PER_PARAMETER = 16
 """float32 weight, gradient and two Adam moments."""
 
+CHECKPOINT_BYTES_PER_PARAMETER = 12
+"""float32 weight and two Adam moments."""
+
 
 def examine_machine() -> dict[str, Any]:
     """Versions, device, memory, threads, and the precision that multiplies matrices fastest here (measured)."""
@@ -39,12 +42,13 @@ def examine_machine() -> dict[str, Any]:
     return facts
 
 
-def needs_of(family: Family, machine: dict[str, Any]) -> dict[str, Any]:
+def needs_of(family: Family, machine: dict[str, Any], origin: str | None = None) -> dict[str, Any]:
     """Memory, disk and time that building the family here would take, and whether it fits."""
-    document = plan_document(family, plan_family(family))
     unshaped = [member.name for member in family.members if member.shape is None]
     if unshaped:
         return {"buildable": f"no: {unshaped[0]} has a number of parameters and no shape; plan it with `kinfolk plan`"}
+    plan = plan_family(family, origin)
+    document = plan_document(family, plan)
     counts = [
         parameter_count(member.shape, family.embedding_rows, family.model.architecture).total
         for member in family.members
@@ -52,7 +56,11 @@ def needs_of(family: Family, machine: dict[str, Any]) -> dict[str, Any]:
     ]
     # Growing holds a parent's and a child's state and verifies in float64.
     memory = TRAINING_BYTES_PER_PARAMETER * max(counts) * 2 + 2**30
-    disk = sum(counts) * (12 + 4) + int(sum(stage["tokens"] for stage in document["stages"]) * 2)
+    # Every stage keeps a checkpoint, and its second one is written before the first is deleted; members are float32.
+    checkpoints = [CHECKPOINT_BYTES_PER_PARAMETER * stage["parameters"]["total"] for stage in document["stages"]]
+    tokens = max(plan.steps_before(stage.name) + stage.steps for stage in plan.stages) * family.recipe.tokens_per_step
+    token_bytes = 2 if family.embedding_rows <= 2**16 else 4
+    disk = sum(checkpoints) + max(checkpoints) + 4 * sum(counts) + tokens * token_bytes
     rate = TRAINING_SHARE * machine[f"{machine['fastest_precision']}_flops_per_second"]
     return {
         "stages": len(document["stages"]),

@@ -1,9 +1,12 @@
 """A finished member: a stock Hugging Face checkpoint with tokenizer and model card."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 import kinfolk
 from kinfolk import files
@@ -18,11 +21,23 @@ def export_member(
     card: str,
 ) -> str:
     """Write the member atomically; returns the SHA-256 of its weights. Equal models give equal bytes."""
-    with files.new_directory(target) as folder:
+    with files.new_directory(target) as folder, _without_progress_bars():
         model.save_pretrained(folder, safe_serialization=True)
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(card, "utf-8")
     return "+".join(files.sha256(path) for path in sorted(target.glob("*.safetensors")))
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Transformers draws one for writing a model; the build shows its own progress."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def model_card(
@@ -38,6 +53,7 @@ def model_card(
     six_nd = sum(ancestor["flops"]["six_nd"] for ancestor in lineage)
     matmul = sum(ancestor["flops"]["matmul"] for ancestor in lineage)
     shape = entry["shape"]
+    perplexity = "beyond floating point" if held_out["perplexity"] is None else f"{held_out['perplexity']:.3f}"
     rows = "\n".join(_lineage_row(plan.stage(ancestor["name"]), ancestor) for ancestor in lineage)
     return f"""---
 library_name: transformers
@@ -65,7 +81,7 @@ On the family's held-out documents ({held_out["documents"]:,} documents, {held_o
 
 | loss (nats per token) | perplexity | bits per byte |
 |---|---|---|
-| {held_out["loss"]:.4f} | {held_out["perplexity"]:.3f} | {held_out["bits_per_byte"]:.4f} |
+| {held_out["loss"]:.4f} | {perplexity} | {held_out["bits_per_byte"]:.4f} |
 
 ## Lineage
 The FLOPs are those of training, counted as 6ND and as the matrix products of the real model. Together:

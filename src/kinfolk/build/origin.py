@@ -1,7 +1,7 @@
 """What a stage starts from: random weights, its parent's last state, or that state grown.
 
-It is made by one process, and read back by all of them: so initialisation never depends on sharding, and growth needs no
-code of its own for many processes.
+It is made by one process, and read back by all of them: so initialisation never depends on sharding, and growth needs
+no code of its own for many processes.
 """
 
 import time
@@ -21,6 +21,7 @@ from kinfolk.growth.verify import verify
 from kinfolk.plan.stages import Grow, Plan, Scratch, Stage
 from kinfolk.train import checkpoint
 from kinfolk.train.checkpoint import Position
+from kinfolk.train.engine import alone
 from kinfolk.train.model import config_for, empty_model, load_parameters, new_model, parameters_of
 from kinfolk.train.optimizer import MOMENTS
 
@@ -39,7 +40,8 @@ def first_state(
         model = new_model(stage_config(stage, family, store), stage.source.seed)
         return checkpoint.tensors_of(model, None), Position(0, 0), None
     parent = plan.stage(stage.source.stage)
-    state = _last_state(parent, family, store, stages)
+    carries = not isinstance(stage.source, Grow) or stage.source.operator.optimizer == "carry"
+    state = _last_state(parent, family, store, stages, carries)
     sequences = plan.steps_before(stage.name) * (family.recipe.tokens_per_step // family.model.context_length)
     grown = None
     if isinstance(stage.source, Grow):
@@ -56,23 +58,32 @@ def stage_config(stage: Stage, family: Family, store: TokenStore) -> Any:
 def load_stage_model(stage: Stage, family: Family, store: TokenStore, stages: Path) -> PreTrainedModel:
     """The model that a finished stage left, on the CPU."""
     model = empty_model(stage_config(stage, family, store))
-    saved = checkpoint.latest(stages / stage.name / "checkpoints")
-    if saved is None:
-        raise KinfolkError(f"stage {stage.name} has no checkpoint", where=str(stages / stage.name))
-    checkpoint.load(saved, checkpoint.tensors_of(model, None), distributed=False)
+    checkpoint.load(_last_checkpoint(stage, stages), checkpoint.tensors_of(model, None), alone())
     return model
 
 
-def _last_state(parent: Stage, family: Family, store: TokenStore, stages: Path) -> dict[str, Tensor]:
-    """Weights and optimizer state of a finished stage, under the names that checkpoints use."""
-    saved = checkpoint.latest(stages / parent.name / "checkpoints")
-    assert saved is not None, "parents are finished before their children start"
-    weights = parameters_of(empty_model(stage_config(parent, family, store)))
+def _last_checkpoint(stage: Stage, stages: Path) -> Path:
+    saved = checkpoint.latest(stages / stage.name / "checkpoints")
+    if saved is None:
+        raise KinfolkError(
+            "the stage's last checkpoint is gone, and what follows needs it",
+            where=str(stages / stage.name),
+            fix="put it back, or delete the member that this stage finished: the build then trains it again",
+        )
+    return saved
+
+
+def _last_state(
+    stage: Stage, family: Family, store: TokenStore, stages: Path, with_optimizer: bool
+) -> dict[str, Tensor]:
+    """Weights and, if asked for, optimizer state of a finished stage, under the names that checkpoints use."""
+    weights = parameters_of(empty_model(stage_config(stage, family, store)))
     tensors = {f"model.{name}": value for name, value in weights.items()}
-    for name, value in weights.items():
-        tensors[f"optimizer.step.{name}"] = torch.zeros(())
-        tensors |= {f"optimizer.{moment}.{name}": torch.zeros_like(value) for moment in MOMENTS}
-    checkpoint.load(saved, tensors, distributed=False)
+    if with_optimizer:
+        for name, value in weights.items():
+            tensors[f"optimizer.step.{name}"] = torch.empty(())
+            tensors |= {f"optimizer.{moment}.{name}": torch.empty_like(value) for moment in MOMENTS}
+    checkpoint.load(_last_checkpoint(stage, stages), tensors, alone())
     return tensors
 
 

@@ -123,7 +123,8 @@ def duration(seconds: float) -> str:
     """
     year = 365.25 * 86400
     if seconds >= year:
-        return f"{seconds / year:,.3g} years"
+        years = seconds / year
+        return f"{years:,.0f} years" if years >= 100 else f"{years:.3g} years"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -16,17 +16,20 @@ def doctor(
     """What this machine has, and what a family would need of it."""
     from rich.console import Console
 
-    from kinfolk.build.doctor import examine_machine, needs_of
     from kinfolk.data.tokenizer import with_vocabulary
     from kinfolk.family.load import load_family
 
+    # The family first: whoever mistyped it should not wait for the measurement.
+    loaded = load_family(family, set_) if family is not None else None
     with Console(stderr=True).status("measuring this machine"):
+        from kinfolk.build.doctor import examine_machine, needs_of
+
         machine = examine_machine()
     found: dict[str, Any] = {"machine": machine}
-    if family is not None:
-        found["family"] = needs_of(with_vocabulary(load_family(family, set_)), machine)
+    if loaded is not None:
+        found["family"] = needs_of(with_vocabulary(loaded), machine, loaded.origin)
     if json_:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(found, indent=2, allow_nan=False))
         return
     for title, facts in found.items():
         _print(title, facts)

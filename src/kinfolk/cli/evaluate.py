@@ -1,12 +1,16 @@
 """kinfolk evaluate"""
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kinfolk.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 
 def evaluate(
@@ -23,13 +27,14 @@ def evaluate(
     from rich.console import Console
 
     from kinfolk.errors import KinfolkError
-    from kinfolk.evaluate.measure import members_of, measure, run_of
 
     if text is not None and run is not None:
         raise KinfolkError("--text and --run are both given", fix="choose what to evaluate on")
+    console = Console(stderr=True)
+    with console.status("starting"):
+        from kinfolk.evaluate.measure import measure, members_of, run_of
     paths = [path for model in models for path in members_of(model)]
     results: list[dict[str, Any]] = []
-    console = Console(stderr=True)
     for path in paths:
         with console.status(f"evaluating {path}") as status:
             score = measure(
@@ -38,13 +43,17 @@ def evaluate(
                 run=None if text else run or run_of(path),
                 context_length=context_length,
                 stride=stride,
-                progress=lambda done, path=path, status=status: status.update(f"evaluating {path}: {done:,} tokens"),
+                progress=partial(_show_progress, status, path),
             )
         results.append({"model": path, **score.to_dict()})
     if json_:
-        print(json.dumps(results[0] if len(results) == 1 else results, indent=2))
+        print(json.dumps(results[0] if len(results) == 1 else results, indent=2, allow_nan=False))
         return
     _print_table(results)
+
+
+def _show_progress(status: "Status", path: str, done: int) -> None:
+    status.update(f"evaluating {path}: {done:,} tokens")
 
 
 def _print_table(results: list[dict[str, Any]]) -> None:

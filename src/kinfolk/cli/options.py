@@ -1,5 +1,7 @@
 """Arguments that several commands share."""
 
+import json
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -8,4 +10,14 @@ FamilyArgument = Annotated[str, typer.Argument(metavar="FAMILY", help="A family 
 SetOption = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, as in --set recipe.seed=3.")
 ]
+StrategyOption = Annotated[str | None, typer.Option(help="independent or progressive; overrides the file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
+
+
+def with_strategy(overrides: Sequence[str], strategy: str | None) -> list[str]:
+    """The overrides of --set, and that of --strategy after them.
+
+    >>> with_strategy(["recipe.seed=3"], "independent")
+    ['recipe.seed=3', 'strategy="independent"']
+    """
+    return [*overrides, *([f"strategy={json.dumps(strategy)}"] if strategy is not None else [])]

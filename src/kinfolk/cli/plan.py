@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from kinfolk.cli.options import FamilyArgument, JsonOption, SetOption
+from kinfolk.cli.options import FamilyArgument, JsonOption, SetOption, StrategyOption, with_strategy
 
 
 def plan(
     family: FamilyArgument,
-    strategy: Annotated[str | None, typer.Option(help="independent or progressive; overrides the file.")] = None,
+    strategy: StrategyOption = None,
     gpu: Annotated[str, typer.Option(help="GPU of the time estimate.")] = "H100",
     utilisation: Annotated[float, typer.Option(help="Share of the GPU's peak that training reaches.")] = 0.4,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
@@ -23,16 +23,18 @@ def plan(
     from kinfolk.plan.machines import gpu_seconds
     from kinfolk.plan.strategies import plan_family
 
-    overrides = [*set_, f"strategy={strategy}"] if strategy else set_
-    family_ = with_vocabulary(load_family(family, overrides))
-    document = plan_document(family_, plan_family(family_))
+    loaded = load_family(family, with_strategy(set_, strategy))
+    family_ = with_vocabulary(loaded)
+    document = plan_document(family_, plan_family(family_, loaded.origin))
     for stage in document["stages"]:
         stage["gpu_seconds"] = gpu_seconds(_best_flops(stage["flops"]), gpu, utilisation)
-        stage["machine_seconds"] = _best_flops(stage["flops"]) / _this_machine()
+    rate = _this_machine()
+    for stage in document["stages"]:
+        stage["machine_seconds"] = _best_flops(stage["flops"]) / rate
     document["gpu"] = {"name": gpu, "utilisation": utilisation, "seconds": _sum(document, "gpu_seconds")}
-    document["machine"] = {"flops_per_second": _this_machine(), "seconds": _sum(document, "machine_seconds")}
+    document["machine"] = {"flops_per_second": rate, "seconds": _sum(document, "machine_seconds")}
     if json_:
-        print(json.dumps(document, indent=2))
+        print(json.dumps(document, indent=2, allow_nan=False))
     else:
         _print_table(document)
 
@@ -46,18 +48,16 @@ def _sum(document: dict[str, Any], key: str) -> float:
     return float(sum(stage[key] for stage in document["stages"]))
 
 
-_rate: list[float] = []
-
-
 def _this_machine() -> float:
-    """Training FLOP/s to expect of this machine, measured once."""
-    if not _rate:
+    """Training FLOP/s to expect of this machine, measured; importing torch for it takes seconds."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("measuring how fast this machine is"):
         from kinfolk.train.engine import fastest_precision, single_engine
         from kinfolk.train.speed import TRAINING_SHARE, matmul_rate
 
         engine = single_engine()
-        _rate.append(TRAINING_SHARE * matmul_rate(engine, fastest_precision(engine.device)))
-    return _rate[0]
+        return TRAINING_SHARE * matmul_rate(engine, fastest_precision(engine.device))
 
 
 def _print_table(document: dict[str, Any]) -> None:

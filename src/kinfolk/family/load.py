@@ -1,16 +1,17 @@
 """From a family file, or a preset's name, to a validated `Family`."""
 
-import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from kinfolk.errors import KinfolkError
+from kinfolk.family.faults import Fault, did_you_mean, first_fault, shown
 from kinfolk.family.spec import Family, LoadedTokenizer, PathSource, Source
 
 
@@ -37,31 +38,41 @@ def load_family(file_or_preset: str, overrides: Sequence[str] = ()) -> LoadedFam
         origin, folder = f"{file_or_preset}.yaml (preset)", Path.cwd()
         text = (_presets() / f"{file_or_preset}.yaml").read_text("utf-8")
     else:
-        path = Path(file_or_preset)
-        if not path.is_file():
-            raise KinfolkError(
-                f"no family file {file_or_preset!r} and no preset of that name",
-                fix=f"give the path of a YAML file, or one of the presets {', '.join(preset_names())}",
-            )
-        origin, folder = str(path), path.resolve().parent
-        try:
-            text = path.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise KinfolkError(
-                f"byte {error.start} is not UTF-8", where=origin, fix="save the file as UTF-8 text"
-            ) from None
+        origin, folder = file_or_preset, Path(file_or_preset).absolute().parent
+        text = _read(file_or_preset)
     document = _parse(text, origin)
     for override in overrides:
         _apply(document, override)
-    return LoadedFamily(validate_family(document, origin), origin, folder)
+    return LoadedFamily(validate_family(document, origin, overrides), origin, folder)
 
 
-def validate_family(document: Any, origin: str) -> Family:
-    """Validate a parsed family file; the first fault becomes a KinfolkError that names the field and a fix."""
+def validate_family(document: Any, origin: str, overrides: Sequence[str] = ()) -> Family:
+    """Validate a parsed family file; the first fault becomes a KinfolkError that names the field and a fix.
+
+    `overrides` are those that were applied: one that touches the faulty part of the file is named as well.
+    """
     try:
-        return Family.model_validate(document)
+        family = Family.model_validate(document)
+        fault = _too_few_rows(family)
     except ValidationError as error:
-        raise _explain(error, origin) from None
+        fault = first_fault(error, Family)
+    if fault is None:
+        return family
+    part = re.split(r"[.\[]", fault.field)[0]
+    blamed = "".join(
+        f" with --set {_cut(override)}" for override in overrides if re.split(r"[.=]", override)[0] == part
+    )
+    where = f"{origin}{blamed}: {fault.field}" if fault.field else origin
+    raise KinfolkError(fault.problem, where=where, fix=fault.fix)
+
+
+def _too_few_rows(family: Family) -> Fault | None:
+    """A trained tokenizer with more entries than the models have rows; a loaded one is checked when it is loaded."""
+    if isinstance(family.tokenizer, LoadedTokenizer) or family.embedding_rows >= family.tokenizer.vocab_size:
+        return None
+    entries = family.tokenizer.vocab_size
+    problem = f"{family.embedding_rows} rows are too few for the tokenizer's {entries} entries"
+    return Fault("model.vocab_size", problem, f"use {entries} or more, or leave it out")
 
 
 def dump_family(family: Family) -> str:
@@ -73,15 +84,66 @@ def _presets() -> Any:
     return resources.files("kinfolk.family") / "presets"
 
 
+def _read(file: str) -> str:
+    path = Path(file)
+    try:
+        if not path.is_file():
+            raise KinfolkError(
+                f"no family file {shown(file, 200)} and no preset of that name",
+                fix=did_you_mean(file, preset_names(), "give the path of a YAML file, or one of the presets"),
+            )
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise KinfolkError(f"byte {error.start} is not UTF-8", where=file, fix="save the file as UTF-8 text") from None
+    except OSError as error:
+        raise KinfolkError(
+            f"cannot be read: {error.strerror}", where=shown(file, 200), fix="give the path of a readable YAML file"
+        ) from None
+
+
+class _DuplicateKeyError(yaml.MarkedYAMLError):
+    """Two values for one field, of which YAML would silently keep the last."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses duplicate keys, and whose merge keys (`<<: *anchor`) cannot be nested into a flood."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in lines:
+                problem = f"{shown(key.value)} is given twice, first in line {lines[key.value]}"
+                raise _DuplicateKeyError(problem=problem, problem_mark=key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+            node.value = list({key.value: (key, value) for key, value in node.value}.values())
+
+
+def _parse_yaml(text: str) -> Any:
+    """The value of a YAML text; raises YAMLError, ValueError (impossible dates and numbers) or RecursionError."""
+    return yaml.load(text, _Loader)
+
+
 def _parse(text: str, origin: str) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        document = _parse_yaml(text)
+    except _DuplicateKeyError as error:
+        where = f"{origin}, line {error.problem_mark.line + 1}" if error.problem_mark else origin
+        raise KinfolkError(str(error.problem), where=where, fix="keep one of them") from None
+    except RecursionError:
+        raise KinfolkError("nested too deeply", where=origin, fix="see examples/ for the layout") from None
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{origin}, line {mark.line + 1}" if mark else origin
-        raise KinfolkError(
-            f"not YAML: {getattr(error, 'problem', None) or error}", where=where, fix="see examples/ for the layout"
-        ) from None
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise KinfolkError(f"not YAML: {problem}", where=where, fix="see examples/ for the layout") from None
     if not isinstance(document, dict):
         raise KinfolkError(
             "holds no mapping of fields", where=origin, fix="begin with `name:` and `members:`; see examples/"
@@ -91,108 +153,43 @@ def _parse(text: str, origin: str) -> dict[str, Any]:
 
 def _apply(document: dict[str, Any], override: str) -> None:
     """Set one field of the parsed file in place; list elements are addressed by their index."""
+    where = f"--set {_cut(override)}"
     path, equals, value = override.partition("=")
     steps = path.split(".")
     if not equals or not all(steps):
-        raise KinfolkError(f"{override!r} sets nothing", where="--set", fix="write it as recipe.seed=3")
-    target: Any = document
-    for depth, step in enumerate(steps[:-1]):
-        if isinstance(target, list):
-            target = target[_list_index(target, step, override)]
-        elif isinstance(target, dict):
-            if target.get(step) is None:
-                target[step] = {}
-            target = target[step]
-        else:
-            raise KinfolkError(f"{'.'.join(steps[:depth])} is a plain value", where=f"--set {override}")
+        raise KinfolkError("sets nothing", where=where, fix="write it as recipe.seed=3")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise KinfolkError(f"{value!r} is not a YAML value", where=f"--set {override}", fix="quote it") from None
-    if isinstance(target, list):
-        target[_list_index(target, steps[-1], override)] = parsed
-    elif isinstance(target, dict):
-        target[steps[-1]] = parsed
-    else:
-        raise KinfolkError(f"{'.'.join(steps[:-1])} is a plain value", where=f"--set {override}")
+        parsed = _parse_yaml(value)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise KinfolkError(f"{shown(value)} is not a YAML value", where=where, fix="put it in quotes") from None
+    target: Any = document
+    for depth, step in enumerate(steps):
+        is_last = depth == len(steps) - 1
+        if isinstance(target, list):
+            key: Any = _list_index(target, step, where)
+        elif isinstance(target, dict):
+            key = step
+            if not is_last and target.get(step) is None:
+                target[step] = {}
+        else:
+            raise KinfolkError(
+                f"{'.'.join(steps[:depth])} is a plain value, without fields", where=where, fix="set it as a whole"
+            )
+        if is_last:
+            target[key] = parsed
+        else:
+            target = target[key]
 
 
-def _list_index(values: list[Any], step: str, override: str) -> int:
-    if not step.isdecimal() or int(step) >= len(values):
-        raise KinfolkError(
-            f"{step!r} is not an index of a list of {len(values)}",
-            where=f"--set {override}",
-            fix=f"use 0 to {len(values) - 1}",
-        )
-    return int(step)
+def _cut(override: str) -> str:
+    return override if len(override) <= 80 and override.isprintable() else shown(override, 80)
 
 
-_UNION_BRANCHES = {
-    "BuiltinSource",
-    "PathSource",
-    "HuggingFaceSource",
-    "TrainedTokenizer",
-    "LoadedTokenizer",
-}
-
-
-def _explain(error: ValidationError, origin: str) -> KinfolkError:
-    """One clear error out of pydantic's list: the first one, or for a union the branch that fits best."""
-    faults = error.errors()
-    first = faults[0]
-    same_place = [fault for fault in faults if fault["loc"][:1] == first["loc"][:1]]
-    # In a union every branch complains; the branch whose keys were recognised is the one that the user meant.
-    meant = [fault for fault in same_place if fault["type"] not in {"missing", "extra_forbidden"}]
-    fault = (meant or same_place)[0] if any(set(f["loc"]) & _UNION_BRANCHES for f in same_place) else first
-    field = _field_path(fault["loc"])
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        known = _fields_at(fault["loc"][:-1])
-        name = str(fault["loc"][-1])
-        close = difflib.get_close_matches(name, known, n=1)
-        fix = f"did you mean {close[0]}?" if close else f"fields known here: {', '.join(known)}"
-        return KinfolkError(f"unknown field {name!r}", where=f"{origin}: {field}", fix=fix)
-    if fault["type"] == "missing":
-        return KinfolkError("is missing", where=f"{origin}: {field}", fix=f"add {fault['loc'][-1]}")
-    given = fault.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
-    problem, _, fix_text = message.rpartition(": use ")
-    if problem:
-        return KinfolkError(problem + shown, where=f"{origin}: {field}" if field else origin, fix=f"use {fix_text}")
-    return KinfolkError(message + shown, where=f"{origin}: {field}" if field else origin)
-
-
-def _field_path(location: tuple[int | str, ...]) -> str:
-    path = ""
-    for step in location:
-        if isinstance(step, int):
-            path += f"[{step}]"
-        elif step not in _UNION_BRANCHES:
-            path += f".{step}" if path else step
-    return path
-
-
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the model that sits at `location` of the family file."""
-    models: list[type[BaseModel]] = [Family]
-    for step in location:
-        if isinstance(step, int):
-            continue
-        if step in _UNION_BRANCHES:
-            models = [model for model in models if model.__name__ == step] or models
-            continue
-        found: list[type[BaseModel]] = []
-        for model in models:
-            if step in model.model_fields:
-                found += _models_in(model.model_fields[str(step)].annotation)
-        models = found or models
-    return sorted({name for model in models for name in model.model_fields})
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+def _list_index(values: list[Any], step: str, where: str) -> int:
+    if re.fullmatch("[0-9]{1,9}", step) and int(step) < len(values):
+        return int(step)
+    indexes = f"use an index from 0 to {len(values) - 1}" if values else "set the list as a whole"
+    raise KinfolkError(f"{shown(step)} is not an index of a list of {len(values)}", where=where, fix=indexes)
 
 
 def with_absolute_paths(loaded: LoadedFamily) -> Family:

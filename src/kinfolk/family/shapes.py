@@ -4,11 +4,16 @@ Field names are those of a transformers `LlamaConfig` or `Qwen3Config`, so that 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from kinfolk.family.faults import MisfitError
+
 Architecture = Literal["llama", "qwen3"]
+
+Size = Annotated[int, Field(ge=1, le=10**9)]
+"""The bound keeps costs within floating point."""
 
 
 class Shape(BaseModel):
@@ -16,12 +21,12 @@ class Shape(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    num_hidden_layers: int = Field(ge=1)
-    hidden_size: int = Field(ge=1)
-    num_attention_heads: int = Field(ge=1)
-    num_key_value_heads: int = Field(ge=1)
-    head_dim: int = Field(ge=2)
-    intermediate_size: int = Field(ge=1)
+    num_hidden_layers: Size
+    hidden_size: Size
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    head_dim: int = Field(ge=2, le=10**9)
+    intermediate_size: Size
     tie_word_embeddings: bool = True
 
     @model_validator(mode="before")
@@ -34,10 +39,12 @@ class Shape(BaseModel):
         heads, hidden = values.get("num_attention_heads"), values.get("hidden_size")
         if isinstance(heads, int) and heads > 0:
             values.setdefault("num_key_value_heads", heads)
-            if isinstance(hidden, int) and "head_dim" not in values:
+            if isinstance(hidden, int) and hidden > 0 and "head_dim" not in values:
                 if hidden % heads:
-                    raise ValueError(
-                        f"hidden_size {hidden} does not divide by {heads} query heads: give head_dim explicitly"
+                    raise MisfitError(
+                        f"{hidden} does not divide by {heads} query heads",
+                        field="hidden_size",
+                        fix=f"use hidden_size {_nearest_multiple(hidden, heads)}, or give head_dim",
                     )
                 values["head_dim"] = hidden // heads
         return values
@@ -45,12 +52,18 @@ class Shape(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"{self.num_key_value_heads} KV heads do not divide {self.num_attention_heads} query heads: "
-                f"use {_nearest_multiple(self.num_attention_heads, self.num_key_value_heads)} query heads"
+            raise MisfitError(
+                f"{self.num_key_value_heads} KV heads do not divide {self.num_attention_heads} query heads",
+                field="num_key_value_heads",
+                fix=f"use {_nearest_multiple(self.num_attention_heads, self.num_key_value_heads)} query heads, "
+                "or other KV heads",
             )
         if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} is odd, and rotary positions turn pairs: use an even size")
+            raise MisfitError(
+                f"head_dim {self.head_dim} is odd, and rotary positions turn pairs",
+                field="head_dim",
+                fix=f"use {self.head_dim + 1}",
+            )
         return self
 
     @property
@@ -89,12 +102,17 @@ def parameter_count(shape: Shape, vocab_size: int, architecture: Architecture) -
 
 
 def growth_obstacles(parent: Shape, child: Shape) -> list[str]:
-    """Why `parent` cannot grow into `child`, one sentence with a remedy each; an empty list when it can.
+    """Why `parent` cannot grow into `child`, one sentence with a remedy each; an empty list when it can."""
+    return [str(misfit) for misfit in growth_misfits(parent, child)]
+
+
+def growth_misfits(parent: Shape, child: Shape) -> list[MisfitError]:
+    """What keeps `parent` from growing into `child`, with the field of the child that is in the way.
 
     Allowed: more layers, a larger hidden size (any ratio), whole KV groups, more query heads in every group, a larger
     feed-forward; the head size and the tie of the embeddings stay.
     """
-    obstacles = []
+    misfits = []
     for field, unit in (
         ("num_hidden_layers", "layers"),
         ("hidden_size", "hidden units"),
@@ -103,22 +121,36 @@ def growth_obstacles(parent: Shape, child: Shape) -> list[str]:
     ):
         old, new = getattr(parent, field), getattr(child, field)
         if new < old:
-            obstacles.append(f"{old} {unit} cannot shrink to {new}: use {field} {old} or more")
+            misfits.append(
+                MisfitError(f"{old} {unit} cannot shrink to {new}", field=field, fix=f"use {field} {old} or more")
+            )
     if child.head_dim != parent.head_dim:
-        obstacles.append(
-            f"head_dim cannot change from {parent.head_dim} to {child.head_dim}: "
-            f"use head_dim {parent.head_dim} and change the number of heads"
+        misfits.append(
+            MisfitError(
+                f"head_dim cannot change from {parent.head_dim} to {child.head_dim}",
+                field="head_dim",
+                fix=f"use head_dim {parent.head_dim} and change the number of heads",
+            )
         )
     if child.queries_per_group < parent.queries_per_group:
-        obstacles.append(
-            f"query heads per KV head cannot fall from {parent.queries_per_group} to {child.queries_per_group}: "
-            f"use {parent.queries_per_group * child.num_key_value_heads} query heads for {child.num_key_value_heads} "
-            "KV heads"
+        heads = parent.queries_per_group * child.num_key_value_heads
+        misfits.append(
+            MisfitError(
+                f"query heads per KV head cannot fall from {parent.queries_per_group} to {child.queries_per_group}",
+                field="num_attention_heads",
+                fix=f"use {heads} query heads for {child.num_key_value_heads} KV heads",
+            )
         )
     if child.tie_word_embeddings != parent.tie_word_embeddings:
         word = "tied" if parent.tie_word_embeddings else "untied"
-        obstacles.append(f"the embeddings are {word} in the parent: set tie_word_embeddings the same in both")
-    return obstacles
+        misfits.append(
+            MisfitError(
+                f"the embeddings are {word} in the parent",
+                field="tie_word_embeddings",
+                fix="set tie_word_embeddings the same in both",
+            )
+        )
+    return misfits
 
 
 def _nearest_multiple(value: int, factor: int) -> int:

@@ -4,9 +4,12 @@ A checkpoint of a plain process loads into a sharded run and back, and holds no 
 rest in state.json. Files are written into a folder beside and renamed, so a checkpoint exists whole or not at all.
 """
 
+import hashlib
 import json
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,32 +44,31 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.AdamW | None) -> dict[st
 
 
 def save(folder: Path, tensors: dict[str, Tensor], position: Position, engine: Engine) -> Path:
-    """Write a checkpoint `step-N` into `folder`, then drop the older ones; every process of the engine takes part."""
+    """Write a checkpoint `step-N` into `folder`, then drop the older ones; every process of the engine takes part.
+
+    `folder` must not hold that step yet.
+    """
     target = folder / f"step-{position.step:08d}"
     unfinished = target.with_name(target.name + files.UNFINISHED)
-    if engine.is_main:
-        shutil.rmtree(unfinished, ignore_errors=True)
+
+    def begin() -> None:
+        tidy(folder)
         unfinished.mkdir(parents=True)
-    engine.wait()
-    contents = dict(tensors)
-    contents["random.cpu"] = torch.get_rng_state()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # DCP warns that it runs without a process group: meant so
+
+    def finish() -> None:
+        _write_state(unfinished, position, any(name.startswith("optimizer.") for name in tensors))
+        files.flush_directory(unfinished)
+        unfinished.rename(target)
+        tidy(folder)
+
+    engine.on_main(begin)
+    with _no_warning_of_one_process():
         dcp_save(
-            contents,
+            tensors | {"random.cpu": torch.get_rng_state()},
             storage_writer=HuggingFaceStorageWriter(str(unfinished), save_distributed=True),
             no_dist=engine.world_size == 1,
         )
-    if engine.is_main:
-        state = {**asdict(position), "optimizer": any(name.startswith("optimizer.") for name in tensors)}
-        state["files"] = {path.name: files.sha256(path) for path in sorted(unfinished.glob("*.safetensors"))}
-        files.write_json(unfinished / "state.json", state)
-        files.flush_directory(unfinished)
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
-        for older in checkpoints(folder)[:-1]:
-            shutil.rmtree(older)
-    engine.wait()
+    engine.on_main(finish)
     return target
 
 
@@ -81,6 +83,12 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def tidy(folder: Path) -> None:
+    """Remove what a killed process left half-written, and every whole checkpoint but the newest."""
+    for leftover in [*folder.glob("step-*" + files.UNFINISHED), *checkpoints(folder)[:-1]]:
+        shutil.rmtree(leftover)
+
+
 def position_of(checkpoint: Path) -> Position:
     """Where training stood; KinfolkError when the checkpoint's record is damaged."""
     state = _state(checkpoint)
@@ -92,37 +100,57 @@ def has_optimizer(checkpoint: Path) -> bool:
     return bool(_state(checkpoint)["optimizer"])
 
 
-def load(checkpoint: Path, tensors: dict[str, Tensor], distributed: bool) -> None:
-    """Fill `tensors` in place, resharding as needed, and restore the random state.
-
-    `distributed` says whether every process of the job takes part, or this one reads alone. Raises KinfolkError for a
-    checkpoint that is damaged (its files are compared with the hashes taken when it was written).
-    """
+def verify(checkpoint: Path) -> None:
+    """Compare every file with the hash taken when it was written; KinfolkError naming the first that differs."""
     for name, digest in _state(checkpoint)["files"].items():
         path = checkpoint / name
         if not path.is_file() or files.sha256(path) != digest:
-            raise KinfolkError(
-                "the file is missing or its bytes are not those that were written",
-                where=str(path),
-                fix=f"delete {checkpoint}, and the build goes on from what is before it",
-            )
-    contents = dict(tensors)
-    contents["random.cpu"] = torch.get_rng_state()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        dcp_load(contents, storage_reader=HuggingFaceStorageReader(str(checkpoint)), no_dist=not distributed)
+            raise _damaged(path, "the file is missing or its bytes are not those that were written")
+
+
+def load(checkpoint: Path, tensors: dict[str, Tensor], engine: Engine) -> None:
+    """Fill `tensors` in place, resharding as needed, and restore the random state; every process takes part.
+
+    Raises KinfolkError for a checkpoint that is damaged.
+    """
+    engine.on_main(lambda: verify(checkpoint))
+    contents = tensors | {"random.cpu": torch.get_rng_state()}
+    with _no_warning_of_one_process():
+        dcp_load(contents, storage_reader=HuggingFaceStorageReader(str(checkpoint)), no_dist=engine.world_size == 1)
     torch.set_rng_state(contents["random.cpu"])
 
 
+def _write_state(checkpoint: Path, position: Position, optimizer: bool) -> None:
+    state: dict[str, Any] = {**asdict(position), "optimizer": optimizer}
+    state["files"] = {path.name: files.sha256(path) for path in sorted(checkpoint.glob("*.safetensors"))}
+    files.write_json(checkpoint / "state.json", state | {"sha256": _digest(state)})
+
+
 def _state(checkpoint: Path) -> dict[str, Any]:
+    path = checkpoint / "state.json"
     try:
-        state = json.loads((checkpoint / "state.json").read_text("utf-8"))
-        if {"step", "sequences", "seconds", "optimizer", "files"} <= state.keys():
-            return dict(state)
-    except (OSError, ValueError, AttributeError):
+        state = json.loads(path.read_text("utf-8"))
+        if isinstance(state, dict) and state.pop("sha256", None) == _digest(state):
+            return state
+    except (OSError, ValueError):
         pass
-    raise KinfolkError(
-        "the checkpoint's state.json is missing or damaged",
-        where=str(checkpoint),
-        fix=f"delete {checkpoint}, and the build goes on from what is before it",
+    raise _damaged(path, "the checkpoint's record is missing or is not what was written")
+
+
+def _digest(state: dict[str, Any]) -> str:
+    """SHA-256 of a record's contents, however they are laid out as JSON."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(path: Path, problem: str) -> KinfolkError:
+    return KinfolkError(
+        problem, where=str(path), fix=f"delete {path.parent}, and the build goes on from what is before it"
     )
+
+
+@contextmanager
+def _no_warning_of_one_process() -> Iterator[None]:
+    """DCP warns when it runs without a process group; here it is meant to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield

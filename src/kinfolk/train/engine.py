@@ -4,9 +4,10 @@ One process on a CPU or a GPU, and many under torchrun with FSDP2, run the same 
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 import torch
@@ -19,6 +20,13 @@ from kinfolk.family.shapes import Shape
 
 Precision = Literal["float32", "bfloat16"]
 
+_PATIENCE = timedelta(days=30)
+"""How long processes wait for one that tokenises, grows or evaluates; one that dies is noticed at once."""
+
+
+class MainStopped(BaseException):
+    """Raised in the other processes of a job when the main one has stopped: it says why, they need not."""
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -28,6 +36,8 @@ class Engine:
     rank: int = 0
     world_size: int = 1
     mesh: DeviceMesh | None = None
+    control: dist.ProcessGroup | None = None
+    """The processes once more, talking through gloo: for agreements, and for waits longer than NCCL allows."""
 
     @property
     def is_main(self) -> bool:
@@ -42,9 +52,13 @@ class Engine:
         """Move a model to this process's device."""
         model.to(self.device)
 
-    def shard(self, objective: nn.Module) -> None:
-        """Shard parameters block by block (FSDP2); does nothing for a single process."""
+    def distribute(self, objective: nn.Module) -> None:
+        """Move a stage's model to the device, or shard it block by block over the devices of all processes (FSDP2).
+
+        Sharding moves what it shards, one block at a time: no device ever holds the whole model.
+        """
         if self.mesh is None:
+            self.place(objective)
             return
         for block in objective.model.base_model.layers:  # type: ignore[union-attr]
             fully_shard(block, mesh=self.mesh)
@@ -56,16 +70,25 @@ class Engine:
             objective.set_requires_gradient_sync(last)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum of `values` over all processes."""
+        """Sum of `values`, which lie on the CPU, over all processes."""
         if self.world_size > 1:
-            values = values.to(self.device)
-            dist.all_reduce(values)
-        return values.cpu()
+            dist.all_reduce(values, group=self.control)
+        return values
 
-    def wait(self) -> None:
-        """Let every process reach this point."""
-        if self.world_size > 1:
-            dist.barrier()
+    def on_main(self, work: Callable[[], None]) -> None:
+        """Have the main process do `work` while the others wait; if it fails there, all of them stop.
+
+        The main process raises what `work` raised, the others MainStopped.
+        """
+        if self.is_main:
+            try:
+                work()
+            except BaseException:
+                with suppress(RuntimeError):  # the others may be gone already, and what happened here matters more
+                    self.sum(torch.ones(1))
+                raise
+        if self.sum(torch.zeros(1)).item():
+            raise MainStopped
 
 
 def single_engine() -> Engine:
@@ -91,7 +114,8 @@ def start_engine() -> Iterator[Engine]:
         return
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        yield Engine(device, rank, world_size, init_device_mesh(device.type, (world_size,)))
+        mesh = init_device_mesh(device.type, (world_size,))
+        yield Engine(device, rank, world_size, mesh, dist.new_group(backend="gloo", timeout=_PATIENCE))
     finally:
         dist.destroy_process_group()
 

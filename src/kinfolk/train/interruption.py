@@ -36,11 +36,11 @@ class Interruption:
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Note signals instead of raising, for code that looks at `requested` itself."""
-        self._deferred = True
+        former, self._deferred = self._deferred, True
         try:
             yield
         finally:
-            self._deferred = False
+            self._deferred = former
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._deferred or self.requested is not None:

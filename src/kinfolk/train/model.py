@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
+from transformers.initialization import no_init_weights
 
 from kinfolk.errors import KinfolkError
 from kinfolk.family.shapes import Shape
@@ -45,8 +46,11 @@ def new_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
 
 
 def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """A model on the CPU whose weights are about to be overwritten from a checkpoint."""
-    return new_model(config, seed=0)
+    """A model on the CPU whose weights are whatever the memory held, to be overwritten from a checkpoint."""
+    with no_init_weights():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model.tie_weights()  # which initialisation would have done
+    return model
 
 
 def parameters_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
@@ -29,7 +30,7 @@ class Monitor:
         self._view = view
         self._keep_before(first_step)
         self._file: TextIO = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def _keep_before(self, first_step: int) -> None:
         """Drop the lines of steps that will be done again, and a last line that a kill cut in half."""
@@ -47,8 +48,9 @@ class Monitor:
         self._view.stepped(record)
 
     def flush(self) -> None:
-        """Hand everything to the operating system; called with every checkpoint."""
+        """Have the disk hold every line; called before every checkpoint, so that none is ahead of its metrics."""
         self._file.flush()
+        os.fsync(self._file.fileno())
         self._board.flush()
 
     def __enter__(self) -> Self:

@@ -1,8 +1,8 @@
 """What a stage minimises, as a module around an unchanged transformers model.
 
 The head and its cross-entropy are by far the largest activations of a small model, and half of its time. They are
-computed in chunks of positions, and the gradient is made in the same pass as the loss, so that no more than one chunk of
-logits ever exists. Logits and softmax are float32 whatever the precision of the products: torch's fused
+computed in chunks of positions, and the gradient is made in the same pass as the loss, so that no more than one chunk
+of logits ever exists. Logits and softmax are float32 whatever the precision of the products: torch's fused
 `linear_cross_entropy` takes the softmax in bfloat16 and reports a loss that is off by several percent.
 """
 
@@ -22,11 +22,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Summed cross-entropy of `hidden @ weight.T` against `targets`, with gradients made in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, needs_gradient: bool
+    ) -> Tensor:
         positions, vocab_size = hidden.shape[0], weight.shape[0]
         budget = _LOGITS_IN_CACHE if hidden.device.type == "cpu" else _LOGITS_ON_GPU
         chunk = max(16, budget // vocab_size)
-        needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         hidden_cast, weight_cast = hidden.to(dtype), weight.to(dtype)
         hidden_gradient = torch.empty_like(hidden) if needs_gradient else None
         weight_gradient = torch.zeros_like(weight) if needs_gradient else None
@@ -49,9 +50,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * outputs[0], weight_gradient * outputs[0], None, None
+        return hidden_gradient * outputs[0], weight_gradient * outputs[0], None, None, None
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -61,8 +62,11 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, dtype:
     taken in `dtype`, logits and softmax in float32. The sum, not the mean: whoever knows the global number of tokens
     divides by it.
     """
+    # Asked here, because inside the function gradients are always off, and it is told that a weight needs one even
+    # under no_grad.
+    needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     with torch.autocast(hidden.device.type, enabled=False):
-        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, dtype)  # type: ignore[no-untyped-call]
+        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, dtype, needs_gradient)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -1,8 +1,9 @@
 """Train one stage: a script of parts, from a checkpoint to the next."""
 
 import math
+import signal
 import time
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +18,13 @@ from kinfolk.family.spec import Recipe
 from kinfolk.plan.stages import Stage
 from kinfolk.train import checkpoint
 from kinfolk.train.checkpoint import Position
-from kinfolk.train.engine import Engine, Precision, attention_kernel
+from kinfolk.train.engine import Engine, MainStopped, Precision, attention_kernel
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.monitor import Monitor, View
 from kinfolk.train.objective import TokenLoss
 from kinfolk.train.optimizer import make_optimizer
 from kinfolk.train.rate import learning_rate
-
-CHECKPOINT_SHARE = 0.02
-"""The most that saving may cost, as a share of the run."""
+from kinfolk.train.saving import SavingClock
 
 HELD_OUT_SEQUENCES = 32
 """Sequences of the quick held-out loss that is logged during training."""
@@ -55,37 +54,43 @@ def train_stage(
     view: View,
     interruption: Interruption,
 ) -> Trained:
-    """Train from the newest checkpoint in `folder`/checkpoints to the stage's last step.
+    """Train from the newest checkpoint in `folder`/checkpoints to the stage's last step; every process calls this.
 
     `model` supplies the architecture; its weights come from the checkpoint. The last checkpoint is always written.
     Raises Interrupted after saving when a stop was asked for, and KinfolkError on a loss or gradient that is not
     finite, with the last good checkpoint kept.
     """
     model.set_attn_implementation(attention_kernel(precision, engine.device, context_length))
-    engine.place(model)
     objective = TokenLoss(model, torch.bfloat16 if precision == "bfloat16" else torch.float32)
-    engine.shard(objective)
+    engine.distribute(objective)
     optimizer = make_optimizer(model, recipe.optimizer)
     saves = folder / "checkpoints"
-    start = checkpoint.latest(saves)
-    assert start is not None, "the build prepares a first checkpoint"
+    kept = checkpoint.latest(saves)
+    assert kept is not None, "the build prepares a first checkpoint"
+    loading = time.monotonic()
     tensors = checkpoint.tensors_of(model, optimizer)
-    wanted = tensors if checkpoint.has_optimizer(start) else checkpoint.tensors_of(model, None)
-    checkpoint.load(start, wanted, distributed=engine.world_size > 1)
-    first = checkpoint.position_of(start)
+    wanted = tensors if checkpoint.has_optimizer(kept) else checkpoint.tensors_of(model, None)
+    checkpoint.load(kept, wanted, engine)
+    position = first = saved = checkpoint.position_of(kept)
 
     sequences_per_step = recipe.tokens_per_step // context_length
-    mine = _rows_of_rank(sequences_per_step, engine)
+    mine = rows_of_rank(sequences_per_step, engine.rank, engine.world_size)
     micro = _micro_batch(recipe, context_length, engine)
     per_epoch = sequences_per_epoch(len(store.train), context_length)
     held_out = held_out_sample(store, context_length).to(engine.device)
     held_out_every = recipe.held_out_every_steps or max(1, stage.steps // 20)
-    saving = _SavingClock(recipe)
     began = time.monotonic()
-    view.stage_started(stage.name, stage.steps, first.step)
+    saving = SavingClock(recipe.checkpoints, expected=began - loading)
+    if engine.is_main:
+        view.stage_started(stage.name, stage.steps, first.step)
 
-    with Monitor(folder, first.step, view) as monitor, interruption.deferred():
-        position = first
+    with Monitor(folder, first.step, view) if engine.is_main else nullcontext() as monitor, interruption.deferred():
+
+        def save() -> Path:
+            if monitor:
+                monitor.flush()
+            return checkpoint.save(saves, tensors, position, engine)
+
         while position.step < stage.steps:
             rate = learning_rate(stage.rate, position.step, stage.steps)
             for group in optimizer.param_groups:
@@ -96,18 +101,23 @@ def train_stage(
             loss = _accumulate(objective, sequences, micro, recipe.tokens_per_step, precision, engine)
             gradient_norm = _clip(model, recipe.gradient_clip)
             # One reduction a step: the loss, and what must be agreed on before anyone acts on it.
-            stop, due = interruption.requested is not None, engine.is_main and saving.due(position.step + 1)
+            stop, due = interruption.requested is not None, engine.is_main and saving.due(position.step)
             total, stops, dues = engine.sum(torch.tensor([loss, float(stop), float(due)], dtype=torch.float64)).tolist()
             mean_loss = total / recipe.tokens_per_step
             if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
-                raise _not_finite(stage, position, mean_loss, gradient_norm, start)
+                raise _not_finite(stage, position.step + 1, mean_loss, gradient_norm, kept, engine)
+            # Saved before the update: that the loss is finite has just shown that these weights are good.
+            if (stops or dues) and position.step > saved.step:
+                kept, saved = saving.timed(save), position
+            if stops:
+                raise Interrupted(interruption.requested or signal.SIGTERM)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             position = Position(
                 position.step + 1, position.sequences + sequences_per_step, first.seconds + time.monotonic() - began
             )
 
-            if engine.is_main:
+            if monitor:
                 done, elapsed = position.step - first.step, position.seconds - first.seconds
                 monitor.record(
                     {
@@ -123,13 +133,14 @@ def train_stage(
                 )
             if position.step % held_out_every == 0 or position.step == stage.steps:
                 held_out_loss = quick_loss(objective, held_out, micro, precision, engine)
-                if engine.is_main:
+                if not math.isfinite(held_out_loss):
+                    raise _not_finite(stage, position.step, held_out_loss, gradient_norm, kept, engine)
+                if monitor:
                     monitor.record({"step": position.step, "held_out_loss": held_out_loss})
-            if dues or stops or position.step == stage.steps:
-                monitor.flush()
-                start = saving.timed(lambda: checkpoint.save(saves, tensors, position, engine))  # noqa: B023 (called at once)
-            if stops and position.step < stage.steps:
-                raise Interrupted(interruption.requested or 15)
+        if position.step > saved.step:
+            saving.timed(save)
+        if engine.sum(torch.tensor([float(interruption.requested is not None)])).item():
+            raise Interrupted(interruption.requested or signal.SIGTERM)
 
     return Trained(
         seconds=first.seconds + time.monotonic() - began,
@@ -160,14 +171,14 @@ def _accumulate(
     """
     objective.train()
     parts = torch.split(sequences, micro)
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=engine.device)
     for index, part in enumerate(parts):
         engine.synchronise_gradients(objective, last=index == len(parts) - 1)
         with engine.autocast(precision):
             loss = objective(part.to(engine.device, non_blocking=True))
         (loss * (engine.world_size / global_tokens)).backward()
-        total += loss.item()
-    return total
+        total += loss.detach()
+    return total.item()
 
 
 def _clip(model: nn.Module, largest: float) -> float:
@@ -177,15 +188,16 @@ def _clip(model: nn.Module, largest: float) -> float:
     return float(full)
 
 
-def _rows_of_rank(sequences_per_step: int, engine: Engine) -> range:
-    if sequences_per_step % engine.world_size:
+def rows_of_rank(sequences_per_step: int, rank: int, world_size: int) -> range:
+    """Which sequences of every global batch a process trains on; KinfolkError if they do not divide evenly."""
+    if sequences_per_step % world_size:
         raise KinfolkError(
-            f"a step of {sequences_per_step} sequences does not divide among {engine.world_size} processes",
+            f"a step of {sequences_per_step} sequences does not divide among {world_size} processes",
             where="recipe.tokens_per_step",
-            fix=f"use a multiple of {engine.world_size} sequences, or another number of processes",
+            fix=f"use a multiple of {world_size} sequences, or another number of processes",
         )
-    share = sequences_per_step // engine.world_size
-    return range(engine.rank * share, (engine.rank + 1) * share)
+    share = sequences_per_step // world_size
+    return range(rank * share, (rank + 1) * share)
 
 
 def _micro_batch(recipe: Recipe, context_length: int, engine: Engine) -> int:
@@ -209,34 +221,16 @@ def held_out_sample(store: TokenStore, context_length: int) -> Tensor:
     )
 
 
-def _not_finite(stage: Stage, position: Position, loss: float, norm: float, kept: Path) -> KinfolkError:
+def _not_finite(
+    stage: Stage, step: int, loss: float, norm: float, kept: Path, engine: Engine
+) -> KinfolkError | MainStopped:
+    """The error of a diverged run; all processes come to it together, so one of them explains it."""
+    if not engine.is_main:
+        return MainStopped()
     what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
     return KinfolkError(
-        f"{what} at step {position.step + 1} of {stage.steps}: training stopped before it could harm the weights",
+        f"{what} at step {step} of {stage.steps}: training stopped, and the weights that led to it are not kept",
         where=f"stage {stage.name}",
         fix=f"lower recipe.peak_learning_rate (now {stage.rate.peak:g} at its peak), lengthen the warm-up, or set "
-        f"recipe.precision to float32; the last good checkpoint is kept at {kept}",
+        f"recipe.precision to float32, and build into another --run; the last good checkpoint is kept at {kept}",
     )
-
-
-class _SavingClock:
-    """Decides when a checkpoint is due: every so many steps, or by the clock at a bounded cost."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._settings = recipe.checkpoints
-        self._last = time.monotonic()
-        self._cost = 0.0
-        self.spent = 0.0
-
-    def due(self, step: int) -> bool:
-        if self._settings.steps is not None:
-            return step % self._settings.steps == 0
-        return time.monotonic() - self._last >= max(self._settings.seconds, self._cost / CHECKPOINT_SHARE)
-
-    def timed(self, save: Callable[[], Path]) -> Path:
-        began = time.monotonic()
-        path = save()
-        self._last = time.monotonic()
-        self._cost = self._last - began
-        self.spent += self._cost
-        return path

@@ -1,0 +1,77 @@
+"""What happens to a member once its stage is trained: measured, sampled, exported, recorded."""
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from kinfolk.build.members import export_member, model_card
+from kinfolk.build.origin import load_stage_model
+from kinfolk.build.run import BuildView, Run, data_counts
+from kinfolk.evaluate.consistency import adjacent_kl
+from kinfolk.evaluate.loss import held_out_documents, score
+from kinfolk.evaluate.samples import sample_text
+from kinfolk.plan.stages import Stage
+from kinfolk.train.engine import Engine, alone
+from kinfolk.train.stage import held_out_sample
+
+SAMPLE_PROMPTS = 2
+"""Held-out documents whose first words each member continues, for the report."""
+
+SAMPLE_TOKENS = 60
+"""The most tokens of a continuation."""
+
+
+def finish_member(run: Run, stage: Stage, engine: Engine, view: BuildView) -> None:
+    """Evaluate and export the member that a finished stage made; work of one process, on its device."""
+    assert stage.member is not None
+    model = load_stage_model(stage, run.family, run.store, run.stages)
+    engine.place(model)
+    context = run.family.model.context_length
+    held_out = score(model, held_out_documents(run.store), run.store.separator_id, context, engine.device).to_dict()
+    seed = run.family.recipe.seed
+    samples = sample_text(model, run.tokenizer, _prompts(run), SAMPLE_TOKENS, seed, engine.device)
+    kl = _kl_from_previous(run, stage, model, engine)
+    alone().place(model)
+    target = run.member(stage.member)
+    card = model_card(stage, run.plan, run.family, run.document, data_counts(run.store), held_out)
+    digest = export_member(target, model, run.tokenizer, card)
+    run.ledger.append(
+        "member_finished",
+        member=stage.member,
+        stage=stage.name,
+        path=str(target.relative_to(run.folder)),
+        sha256=digest,
+        held_out=held_out,
+        samples=samples,
+        kl_from_previous=kl,
+    )
+    view.say(
+        f"{stage.member}  finished: held-out loss {held_out['loss']:.4f} nats per token, "
+        f"{held_out['bits_per_byte']:.4f} bits per byte  ->  {target}"
+    )
+
+
+def _kl_from_previous(run: Run, stage: Stage, model: PreTrainedModel, engine: Engine) -> dict[str, Any] | None:
+    """How far the next smaller member's predictions are from this one's; None for the smallest."""
+    names = [member.name for member in run.family.members]
+    index = names.index(str(stage.member))
+    if index == 0:
+        return None
+    previous = next(each for each in run.plan.stages if each.member == names[index - 1])
+    small = load_stage_model(previous, run.family, run.store, run.stages)
+    engine.place(small)
+    sequences = held_out_sample(run.store, run.family.model.context_length)
+    return {"previous": previous.member, **adjacent_kl(small, model, sequences, engine.device).to_dict()}
+
+
+def _prompts(run: Run) -> list[str]:
+    """The first words of a few held-out documents: eight, or as many as fill half of the context."""
+    tokens = min(64, run.family.model.context_length // 2)
+    prompts = []
+    for ids, _ in held_out_documents(run.store):
+        text = str(run.tokenizer.decode(ids[:tokens].tolist(), clean_up_tokenization_spaces=False))
+        # A cut may go through a character, of which decoding makes U+FFFD.
+        prompts.append(" ".join(text.rstrip("\ufffd").split(" ")[:8]))
+        if len(prompts) == SAMPLE_PROMPTS:
+            break
+    return prompts
