@@ -57,7 +57,7 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def family(folder: Path, *overrides: str, **changes: Any) -> LoadedFamily:
-    """Two members of 12 and 10 steps of 8 sequences of 16 tokens, saved every 4 steps; the file is written to folder."""
+    """Two members of a dozen steps of 8 sequences of 16 tokens, saved every 4 steps; the file is written to folder."""
     if not (folder / "corpus").exists():
         write_corpus(folder / "corpus")
     document = {
@@ -127,7 +127,7 @@ def start_child(work: Callable[[], object], log: Path | None = None, **environme
             output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(output, 1)
             os.dup2(output, 2)
-        sys.stderr = os.fdopen(2, "w", closefd=False)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         faulthandler.enable(sys.stderr)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.update(environment)
@@ -140,9 +140,12 @@ def start_child(work: Callable[[], object], log: Path | None = None, **environme
         code = 2
     except MainStopped:
         code = 3
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 

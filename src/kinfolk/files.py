@@ -25,6 +25,7 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
+    _flush(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -45,15 +46,28 @@ def new_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     shutil.rmtree(path, ignore_errors=True)
+    publish(unfinished, path)
+
+
+def publish(unfinished: Path, path: Path) -> None:
+    """Give a folder that is flushed its final name, at which nothing may be."""
     unfinished.rename(path)
+    _flush(path.parent)
 
 
 def flush_directory(path: Path) -> None:
-    """Have the disk hold every file below `path` before anyone renames it."""
-    for file in path.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
+    """Have the disk hold everything below `path` before anyone renames it."""
+    for each in (*path.rglob("*"), path):
+        _flush(each)
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold a file's bytes, or a folder's entries."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sha256(path: Path) -> str:

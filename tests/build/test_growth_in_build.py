@@ -94,9 +94,7 @@ def test_the_optimizer_is_carried_or_reset(run: Run, optimizer: Any) -> None:
     for moment, tensors in zip(("exp_avg", "exp_avg_sq"), grown, strict=True):
         for name, expected in tensors.items():
             assert torch.equal(state[f"optimizer.{moment}.{name}"], expected)
-            assert float(state[f"optimizer.step.{name}"]) == sum(
-                each.steps for each in run.plan.lineage(parent.name)
-            )
+            assert float(state[f"optimizer.step.{name}"]) == sum(each.steps for each in run.plan.lineage(parent.name))
     assert any(value.any() for value in grown[0].values())
 
 

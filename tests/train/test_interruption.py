@@ -23,6 +23,16 @@ def test_a_signal_stops_at_once_unless_it_is_deferred(number: int) -> None:
             send(number)
 
 
+def test_under_torchrun_a_second_signal_is_passed_over() -> None:
+    interruption = Interruption(second_stops=False)
+    with interruption.watched(), interruption.deferred():
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
+    assert interruption.requested == signal.SIGINT
+    with Interruption(second_stops=False).watched(), pytest.raises(Interrupted):
+        send(signal.SIGINT)
+
+
 def test_deferring_nests_and_handlers_are_put_back() -> None:
     former = signal.getsignal(signal.SIGTERM)
     interruption = Interruption()

@@ -115,6 +115,20 @@ def test_equals_a_plain_loop_whatever_the_micro_batch(
         assert difference < 1e-4, name
 
 
+def test_bfloat16_products_train_almost_alike(spec: tuple[Family, TokenStore], tmp_path: Path) -> None:
+    stage, losses = begin(spec, tmp_path / "float32"), {}
+    begin(spec, tmp_path / "bfloat16")
+    for precision in ("float32", "bfloat16"):
+        model = empty_model(stage_config(stage, *spec))
+        folder = tmp_path / precision
+        setting = (spec[0].recipe, CONTEXT, precision, alone(), folder, RecordingView(), Interruption())
+        train_stage(stage, model, spec[1], *setting)
+        losses[precision] = [each["loss"] for each in read_metrics(folder / "metrics.jsonl") if "loss" in each]
+        assert next(model.parameters()).dtype == torch.float32
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=1e-2)
+    assert losses["bfloat16"] != losses["float32"]
+
+
 def test_a_clip_changes_the_update(spec: tuple[Family, TokenStore]) -> None:
     """Adam forgets a constant factor, not one that differs between steps: so the test above can see the clip."""
     stage = independent(spec[0]).stages[-1]

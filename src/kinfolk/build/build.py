@@ -40,15 +40,15 @@ def build(loaded: LoadedFamily, folder: Path, view: BuildView) -> None:
     MainStopped where the main one alone has something to say.
     """
     began = time.monotonic()
-    interruption = Interruption()
-    with start_engine() as engine, interruption.watched(), ExitStack() as held:
+    with start_engine() as engine, ExitStack() as held:
+        interruption = held.enter_context(Interruption(second_stops=engine.world_size == 1).watched())
         if not engine.is_main:
             # They note a signal, tell the main process of it with the next step, and follow that.
             held.enter_context(interruption.deferred())
         engine.on_main(lambda: _claim(loaded, folder, engine, view, held))
         run = open_run(loaded, folder)
         training, finishing = stages_to_train(run), unfinished_members(run)
-        if not training and not finishing:
+        if not training and not finishing and run.ledger.events()[-1]["event"] == "build_finished":
             if engine.is_main:
                 view.say(f"{run.family.name}  every member is finished; there is nothing to do")
             return

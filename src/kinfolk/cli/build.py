@@ -37,7 +37,8 @@ def build(
         with LiveView(console) as view:
             build_family(loaded, folder, view)
     except Interrupted as stop:
-        console.print(f"stopped by {stop}; what was done is saved, and the same command goes on from there")
+        message = f"stopped by {stop}; what was done is saved, and the same command goes on from there"
+        console.print(message, soft_wrap=True)
         sys.exit(128 + stop.number)
     except MainStopped:
         sys.exit(1)

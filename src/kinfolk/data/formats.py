@@ -140,9 +140,13 @@ def _parse(line: str, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise KinfolkError(f"broken JSON: {error.msg} at column {error.colno}", where=place) from error
+        raise KinfolkError(
+            f"broken JSON: {error.msg} at column {error.colno}", where=place, fix="mend or remove the line"
+        ) from error
     except RecursionError as error:
-        raise KinfolkError("broken JSON: it is nested too deeply", where=place) from error
+        raise KinfolkError(
+            "broken JSON: it is nested too deeply", where=place, fix="mend or remove the line"
+        ) from error
     if not isinstance(row, dict):
         raise KinfolkError(
             f"the line holds {type(row).__name__}, not an object", where=place, fix='write {"text": "..."} on each line'

@@ -65,7 +65,7 @@ def read_text(path: str | Path) -> str:
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError as error:
-        raise KinfolkError("there is no such file", where=where) from error
+        raise KinfolkError("there is no such file", where=where, fix="give the path of a text file") from error
     except OSError as error:
         raise KinfolkError(f"cannot be read: {error.strerror}", where=where, fix="give a readable text file") from error
     try:

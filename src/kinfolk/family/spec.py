@@ -241,7 +241,7 @@ class Growth(_Spec):
 
     width: Literal["energy_split"] = "energy_split"
     depth: Literal["zero_exit", "stack"] = "zero_exit"
-    noise: float = Field(default=0.3, ge=0, le=10)
+    noise: float = Field(default=1.0, ge=0, le=10)
     optimizer: Literal["carry", "reset"] = "carry"
     start: Literal["finished", "undecayed"] = "finished"
     """Which state of the smaller member grows: the one before its learning rate decays, or the finished one."""

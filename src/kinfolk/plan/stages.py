@@ -32,7 +32,7 @@ class Operator:
 
     width: Literal["energy_split"] = "energy_split"
     depth: Literal["zero_exit", "stack"] = "zero_exit"
-    noise: float = 0.3
+    noise: float = 1.0
     """Standard deviation of the symmetry-breaking noise, as a multiple of each weight tensor's own, before it is
     centred to sum to zero over the copies of a unit (which leaves sqrt((c - 1) / c) of it for c copies)."""
     optimizer: Literal["carry", "reset"] = "carry"

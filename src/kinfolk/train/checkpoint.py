@@ -58,7 +58,7 @@ def save(folder: Path, tensors: dict[str, Tensor], position: Position, engine: E
     def finish() -> None:
         _write_state(unfinished, position, any(name.startswith("optimizer.") for name in tensors))
         files.flush_directory(unfinished)
-        unfinished.rename(target)
+        files.publish(unfinished, target)
         tidy(folder)
 
     engine.on_main(begin)

@@ -17,10 +17,15 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """Whether a stop was asked for. While deferred, a signal is only noted; a second one stops at once."""
+    """Whether a stop was asked for. While deferred, a signal is only noted; a second one stops at once.
 
-    def __init__(self) -> None:
+    Under torchrun a second one is passed over: Ctrl-C reaches every process from the terminal, and again from torchrun,
+    which kills those that take too long.
+    """
+
+    def __init__(self, second_stops: bool = True) -> None:
         self.requested: int | None = None
+        self._second_stops = second_stops
         self._deferred = False
 
     @contextmanager
@@ -43,6 +48,8 @@ class Interruption:
             self._deferred = former
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._deferred or self.requested is not None:
+        stops_at_once = self._second_stops if self.requested is not None else not self._deferred
+        if self.requested is None:
+            self.requested = number
+        if stops_at_once:
             raise Interrupted(number)
-        self.requested = number

@@ -16,7 +16,7 @@ def learning_rate(rate: Rate, step: int, steps: int) -> float:
     [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
     if step < rate.warmup_steps:
-        return rate.peak * (step + 1) / rate.warmup_steps
+        return rate.peak * ((step + 1) / rate.warmup_steps)
     decayed = (step - (steps - rate.decay_steps)) / rate.decay_steps if rate.decay_steps else 0.0
     if decayed <= 0:
         return rate.peak
