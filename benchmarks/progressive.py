@@ -40,7 +40,7 @@ ARMS = {
     "undecayed, late decay": ["strategy=progressive", LATE, "growth.start=undecayed"],
     "optimizer reset": ["strategy=progressive", "growth.optimizer=reset"],
     "stacked": ["strategy=progressive", "growth.depth=stack"],
-    "more noise": ["strategy=progressive", "growth.noise=1.0"],
+    "less noise": ["strategy=progressive", "growth.noise=0.3"],
 }
 """The baseline and the chain; both with a schedule that holds its peak until 70 % of each stage, the latter grown from
 either state of the parent; and the chain with one choice of growth changed."""
@@ -76,7 +76,8 @@ def main() -> None:
 
 
 def run_name(arm: str, arguments: argparse.Namespace, seed: int) -> str:
-    return f"{arm.replace(', ', '-').replace(' ', '-')}-exponent{arguments.exponent:g}-members{arguments.members}-seed{seed}"
+    words = arm.replace(",", "").replace(" ", "-")
+    return f"{words}-exponent{arguments.exponent:g}-members{arguments.members}-seed{seed}"
 
 
 def prepare(work: Path, members: int) -> Path:

@@ -9,7 +9,7 @@ from tiny_corpora import compressed, story, write_json_lines
 
 from kinfolk.data.corpus import fingerprint, held_out_fraction, read_documents, split
 from kinfolk.errors import KinfolkError
-from kinfolk.family.spec import BuiltinSource, Data, HuggingFaceSource, PathSource
+from kinfolk.family.data import BuiltinSource, Data, HuggingFaceSource, PathSource
 
 WHERE = "family.yaml: data.train[0]"
 TEXTS = [story(n, 3) for n in range(7)]

@@ -8,8 +8,9 @@ from micro import SMALL, exit_code, in_ranks, start_child
 from safetensors import safe_open
 
 from kinfolk.errors import KinfolkError
+from kinfolk.family.recipe import Optimizer
 from kinfolk.family.shapes import Shape
-from kinfolk.family.spec import Model, Optimizer
+from kinfolk.family.spec import Model
 from kinfolk.train import checkpoint
 from kinfolk.train.checkpoint import Position
 from kinfolk.train.engine import Engine, alone, start_engine

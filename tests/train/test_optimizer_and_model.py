@@ -3,8 +3,9 @@ import torch
 from micro import LARGE, SMALL
 
 from kinfolk.errors import KinfolkError
+from kinfolk.family.recipe import Optimizer
 from kinfolk.family.shapes import Shape
-from kinfolk.family.spec import Model, Optimizer
+from kinfolk.family.spec import Model
 from kinfolk.train.model import config_for, empty_model, load_parameters, new_model, parameters_of
 from kinfolk.train.optimizer import make_optimizer, optimizer_tensors
 

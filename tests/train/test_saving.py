@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from kinfolk.family.spec import Checkpoints
+from kinfolk.family.recipe import Checkpoints
 from kinfolk.train.saving import SavingClock
 
 

@@ -15,7 +15,8 @@ from kinfolk.data import tokens
 from kinfolk.data.loader import batch, epochs, sequences_per_epoch
 from kinfolk.data.tokens import TokenStore
 from kinfolk.errors import KinfolkError
-from kinfolk.family.spec import Checkpoints, Family, Recipe
+from kinfolk.family.recipe import Checkpoints, Recipe
+from kinfolk.family.spec import Family
 from kinfolk.plan.stages import Rate, Stage
 from kinfolk.plan.strategies import independent
 from kinfolk.train import checkpoint

@@ -10,7 +10,8 @@ from transformers.utils import logging as transformers_logging
 
 import kinfolk
 from kinfolk import files
-from kinfolk.family.spec import BuiltinSource, Family, HuggingFaceSource
+from kinfolk.family.data import BuiltinSource, HuggingFaceSource
+from kinfolk.family.spec import Family
 from kinfolk.plan.stages import Grow, Plan, Stage
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from kinfolk.data.formats import SUPPORTED, Document, ending, expand_home, read_file, text_of
 from kinfolk.errors import KinfolkError
-from kinfolk.family.spec import Data, HuggingFaceSource, PathSource, Source
+from kinfolk.family.data import Data, HuggingFaceSource, PathSource, Source
 from kinfolk.files import sha256
 
 __all__ = ["Document", "fingerprint", "held_out_fraction", "read_documents", "sources", "split"]

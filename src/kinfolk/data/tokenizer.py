@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kinfolk.data.formats import expand_home
 from kinfolk.errors import KinfolkError
+from kinfolk.family.data import LoadedTokenizer, TrainedTokenizer
 from kinfolk.family.load import LoadedFamily
-from kinfolk.family.spec import Family, LoadedTokenizer, TrainedTokenizer
+from kinfolk.family.spec import Family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast

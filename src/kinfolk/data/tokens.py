@@ -32,7 +32,8 @@ from kinfolk.data.tokenizer import (
     vocabulary_size,
 )
 from kinfolk.errors import KinfolkError
-from kinfolk.family.spec import Family, LoadedTokenizer
+from kinfolk.family.data import LoadedTokenizer
+from kinfolk.family.spec import Family
 from kinfolk.files import new_directory, sha256, write_json
 
 Progress = Callable[[str, int, int | None], None]

@@ -11,8 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from kinfolk.errors import KinfolkError
+from kinfolk.family.data import LoadedTokenizer, PathSource, Source
 from kinfolk.family.faults import Fault, did_you_mean, first_fault, shown
-from kinfolk.family.spec import Family, LoadedTokenizer, PathSource, Source
+from kinfolk.family.spec import Family
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from kinfolk.family.spec import Optimizer
+from kinfolk.family.recipe import Optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

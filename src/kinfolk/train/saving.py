@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kinfolk.family.spec import Checkpoints
+from kinfolk.family.recipe import Checkpoints
 
 CHECKPOINT_SHARE = 0.02
 """The most that saving by the clock may cost, as a share of the time since training began."""

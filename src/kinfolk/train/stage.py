@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from kinfolk.data.loader import batch, epochs, sequences_per_epoch
 from kinfolk.data.tokens import TokenStore
 from kinfolk.errors import KinfolkError
-from kinfolk.family.spec import Recipe
+from kinfolk.family.recipe import Recipe
 from kinfolk.plan.stages import Stage
 from kinfolk.train import checkpoint
 from kinfolk.train.checkpoint import Position

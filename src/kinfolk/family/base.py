@@ -1,0 +1,41 @@
+"""What every part of the family file has in common: unknown fields are refused, and what was validated is frozen."""
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from kinfolk.family.faults import MisfitError
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_booleans(cls, values: Any) -> Any:
+        """YAML reads yes and on as true, which pydantic would take for the number 1."""
+        for field, value in values.items() if isinstance(values, dict) else ():
+            if isinstance(value, bool) and field in cls.model_fields:
+                raise MisfitError(
+                    f"{str(value).lower()} means nothing here", field=field, fix="write a number or a text"
+                )
+        return values
+
+
+def branch_meant(value: Any, branches: dict[str, str], default: str | None) -> str | None:
+    """The branch of a union that a mapping means: the one whose own key it has, or nearly has.
+
+    `branches` maps keys to tags; None if none or several are meant.
+    """
+    if isinstance(value, Spec):
+        return type(value).__name__
+    if not isinstance(value, dict):
+        return None
+    keys = [key for key in value if isinstance(key, str)]
+    meant = [key for key in branches if key in keys]
+    if not meant:
+        meant = [key for key in branches if difflib.get_close_matches(key, keys, n=1, cutoff=0.7)]
+    if not meant and default:
+        return default
+    return branches[meant[0]] if len(meant) == 1 else None

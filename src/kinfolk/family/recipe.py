@@ -1,0 +1,75 @@
+"""How a family is trained and grown: optimizer, schedule, checkpoints, growth."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kinfolk.family.base import Spec
+from kinfolk.family.faults import MisfitError
+
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Optimizer(Spec):
+    """AdamW; weight decay acts on matrices, never on norms."""
+
+    betas: tuple[_Beta, _Beta] = (0.9, 0.95)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+
+
+class Schedule(Spec):
+    """Learning rate over one stage: linear warm-up, hold, decay. Shares are of the stage's steps."""
+
+    warmup_share: float = Field(default=0.05, ge=0, le=1)
+    decay_share: float = Field(default=0.95, ge=0, le=1)
+    decay_shape: Literal["linear", "cosine", "1-sqrt"] = "linear"
+    end_ratio: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.warmup_share + self.decay_share > 1 + 1e-9:
+            raise MisfitError(
+                f"warmup_share {self.warmup_share:g} and decay_share {self.decay_share:g} add to more than 1",
+                field="decay_share",
+                fix=f"use decay_share {1 - self.warmup_share:.4g}",
+            )
+        return self
+
+
+class Checkpoints(Spec):
+    """When training state is saved: by the clock, at a bounded cost, or every so many steps."""
+
+    seconds: float = Field(default=30.0, gt=0)
+    """Time between two; lengthened where needed so that saving costs at most 2 % of the run."""
+    steps: int | None = Field(default=None, ge=1)
+    """Save every so many steps instead."""
+
+
+class Recipe(Spec):
+    peak_learning_rate: float = Field(default=3e-3, gt=0)
+    """Peak of the first member."""
+    peak_exponent: float = Field(default=0.0, ge=0, le=2)
+    """Lowers the peak by size, as arXiv 2504.00623 proposes: peak_i = peak (N_i / N_1)^-exponent."""
+    schedule: Schedule = Schedule()
+    optimizer: Optimizer = Optimizer()
+    tokens_per_step: int = Field(default=4096, ge=1, le=10**12)
+    sequences_per_micro_batch: int | None = Field(default=None, ge=1)
+    """Sequences that one process holds at once; by default about 1,024 tokens on a CPU and 32,768 on a GPU."""
+    gradient_clip: float = Field(default=1.0, gt=0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    held_out_every_steps: int | None = Field(default=None, ge=1)
+    """Steps between two quick held-out losses; by default twenty times a stage."""
+    checkpoints: Checkpoints = Checkpoints()
+
+
+class Growth(Spec):
+    """How a member becomes the next; see `kinfolk.growth`."""
+
+    width: Literal["energy_split"] = "energy_split"
+    depth: Literal["zero_exit", "stack"] = "zero_exit"
+    noise: float = Field(default=1.0, ge=0, le=10)
+    optimizer: Literal["carry", "reset"] = "carry"
+    start: Literal["finished", "undecayed"] = "finished"
+    """Which state of the smaller member grows: the one before its learning rate decays, or the finished one."""
