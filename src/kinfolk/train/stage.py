@@ -60,6 +60,8 @@ def train_stage(
     Raises Interrupted after saving when a stop was asked for, and KinfolkError on a loss or gradient that is not
     finite, with the last good checkpoint kept.
     """
+    assert stage.shape is not None
+    engine.use_threads(stage.shape)
     model.set_attn_implementation(attention_kernel(precision, engine.device, context_length))
     objective = TokenLoss(model, torch.bfloat16 if precision == "bfloat16" else torch.float32)
     engine.distribute(objective)
