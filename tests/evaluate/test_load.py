@@ -122,7 +122,8 @@ def test_damaged_folders(folder, damage, message, capfd):
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "runs/a/members/b", "runs/"])
-def test_folders_that_are_not_there(name):
+def test_folders_that_are_not_there(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(KinfolkError, match="no such folder"):
         load_checkpoint(name, "cpu")
 

@@ -96,6 +96,6 @@ def test_stacking_says_that_it_is_not_exact() -> None:
     assert not claims_preservation(STACK, parent, child)
     assert claims_preservation(STACK, parent, shape(hidden=22))
     assert describe(STACK, parent, child) == (
-        "energy_split (hidden 16 -> 22; noise 0.3, seed 0), then stack (layers 2 -> 4)"
+        "energy_split (hidden 16 -> 22; noise 1, seed 0), then stack (layers 2 -> 4)"
     )
     assert describe(STACK, parent, parent) == "same shape: a copy"
