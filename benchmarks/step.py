@@ -1,9 +1,10 @@
-"""A training step by precision and attention kernel: what `recipe.precision: auto` and `attention_kernel` choose from.
+"""A training step by precision, attention kernel and threads: what the engine's rules choose from.
 
-    OMP_NUM_THREADS=1 python benchmarks/step.py [--context-length 256]
+    python benchmarks/step.py [--threads 1] [--context-length 256]
 
-Prints tokens per second of process time for members of the small presets, and each choice's ratio to float32 with SDPA
-in the same run. Rounds alternate between the choices, so that a machine whose speed drifts harms none of them.
+Prints tokens per second (of wall time: use a quiet machine) for members of the small presets, and each choice's ratio
+to float32 with SDPA in the same run. Rounds alternate between the choices, so that a machine whose speed drifts harms
+none of them.
 """
 
 import argparse
@@ -35,7 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--context-length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     print("| hidden size, layers | " + " | ".join(f"{precision} {kernel}" for precision, kernel in CHOICES) + " |")
     print("|---|" + "---|" * len(CHOICES))
     for preset, index in (("tiny", 0), ("tiny", 1), ("tiny", 3), ("small", 2), ("small", 3)):
@@ -69,7 +72,7 @@ class Step:
         self.micro_batch = max(1, TOKENS_PER_MICRO_BATCH // context_length)
 
     def tokens_per_second(self) -> float:
-        began = time.process_time()
+        began = time.perf_counter()
         for part in self.sequences.split(self.micro_batch):
             with alone().autocast(self.precision):
                 loss = self.objective(part)
@@ -77,7 +80,7 @@ class Step:
         torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return TOKENS_PER_STEP / (time.process_time() - began)
+        return TOKENS_PER_STEP / (time.perf_counter() - began)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from micro import LARGE, SMALL
 
 from kinfolk.family.shapes import Shape
 from kinfolk.train import engine
-from kinfolk.train.engine import alone, attention_kernel, resolve_precision, start_engine
+from kinfolk.train.engine import Engine, alone, resolve_precision, start_engine
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
-WIDE = Shape(**LARGE | {"hidden_size": 64})
+CPU = torch.device("cpu")
+WIDE = Shape(**LARGE | {"hidden_size": 256})
 
 
 def test_a_process_without_a_job_is_alone() -> None:
@@ -24,14 +24,16 @@ def test_a_process_without_a_job_is_alone() -> None:
 @pytest.mark.parametrize("native", [True, False])
 def test_precision_is_what_was_asked_for_or_what_is_faster(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
     monkeypatch.setattr(engine, "has_native_bfloat16", lambda: native)
-    assert resolve_precision("bfloat16", Shape(**SMALL), CPU) == "bfloat16"
-    assert resolve_precision("float32", WIDE, CPU) == "float32"
-    assert resolve_precision("auto", Shape(**SMALL), CPU) == "float32"
-    assert resolve_precision("auto", WIDE, CPU) == ("bfloat16" if native else "float32")
+    assert resolve_precision("bfloat16", CPU) == "bfloat16"
+    assert resolve_precision("float32", CPU) == "float32"
+    assert resolve_precision("auto", CPU) == ("bfloat16" if native else "float32")
 
 
-def test_explicit_attention_only_where_it_is_faster() -> None:
-    assert attention_kernel("bfloat16", CPU, 256) == "eager"
-    assert attention_kernel("bfloat16", CPU, 1024) == "sdpa"
-    assert attention_kernel("float32", CPU, 256) == "sdpa"
-    assert attention_kernel("bfloat16", GPU, 256) == "sdpa"
+def test_small_models_use_one_thread_and_large_ones_all() -> None:
+    before = torch.get_num_threads()
+    try:
+        for shape, threads in ((Shape(**SMALL), 1), (WIDE, 3)):
+            Engine(CPU, threads=3).use_threads(shape)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -93,7 +93,7 @@ def _claim(loaded: LoadedFamily, folder: Path, engine: Engine, view: BuildView, 
 
 def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption: Interruption) -> None:
     assert stage.shape is not None
-    precision = resolve_precision(run.family.recipe.precision, stage.shape, engine.device)
+    precision = resolve_precision(run.family.recipe.precision, engine.device)
     engine.on_main(lambda: _start_stage(run, stage, precision, view))
     model = empty_model(stage_config(stage, run.family, run.store))
     context, recipe, folder = run.family.model.context_length, run.family.recipe, run.stages / stage.name

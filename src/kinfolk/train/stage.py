@@ -18,7 +18,7 @@ from kinfolk.family.recipe import Recipe
 from kinfolk.plan.stages import Stage
 from kinfolk.train import checkpoint
 from kinfolk.train.checkpoint import Position
-from kinfolk.train.engine import Engine, MainStopped, Precision, attention_kernel
+from kinfolk.train.engine import Engine, MainStopped, Precision
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.monitor import Monitor, View
 from kinfolk.train.objective import TokenLoss
@@ -62,7 +62,6 @@ def train_stage(
     """
     assert stage.shape is not None
     engine.use_threads(stage.shape)
-    model.set_attn_implementation(attention_kernel(precision, engine.device, context_length))
     objective = TokenLoss(model, torch.bfloat16 if precision == "bfloat16" else torch.float32)
     engine.distribute(objective)
     optimizer = make_optimizer(model, recipe.optimizer)
