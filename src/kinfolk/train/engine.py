@@ -53,8 +53,8 @@ class Engine:
     def use_threads(self, shape: Shape) -> None:
         """Use one thread for a small model on a CPU, and all of them otherwise.
 
-        Below a hidden size of 256 the products of a step are so short that waking a second thread costs more than it
-        brings: two train a model of hidden size 96 at 0.7 to 0.8 of the speed of one. A rule and not a measurement,
+        In bfloat16 a second thread costs up to half of the speed at hidden sizes of 48 to 96, and gains nothing up to 256
+        (docs/results.md, section 3): the products are too short to pay for waking it. A rule and not a measurement,
         because sums depend on the number of threads, and the same family shall give the same bytes.
         """
         torch.set_num_threads(1 if self.device.type == "cpu" and shape.hidden_size < 256 else self.threads)
@@ -135,8 +135,8 @@ def start_engine() -> Iterator[Engine]:
 def resolve_precision(asked: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
     """The precision of matrix products: what was asked for, or the faster one for this device.
 
-    On CPUs with native bfloat16 products, autocast gains 1.2 to 1.6 x even at a hidden size of 48; on CPUs without, it
-    only loses.
+    On CPUs with native bfloat16 products, autocast gains 1.2 to 1.6 x from a hidden size of 48 to 160 on one thread
+    (docs/results.md, section 3).
     """
     return fastest_precision(device) if asked == "auto" else asked
 
