@@ -53,8 +53,8 @@ class Engine:
     def use_threads(self, shape: Shape) -> None:
         """Use one thread for a small model on a CPU, and all of them otherwise.
 
-        In bfloat16 a second thread costs up to half of the speed at hidden sizes of 48 to 96, and gains nothing up to 256
-        (docs/results.md, section 3): the products are too short to pay for waking it. A rule and not a measurement,
+        In bfloat16 a second thread costs up to half of the speed at hidden sizes of 48 to 96 and gains nothing up to
+        256 (docs/results.md, section 3): the products are too short to pay for waking it. A rule and not a measurement,
         because sums depend on the number of threads, and the same family shall give the same bytes.
         """
         torch.set_num_threads(1 if self.device.type == "cpu" and shape.hidden_size < 256 else self.threads)
