@@ -128,7 +128,11 @@ def build_all(family: Path, work: Path, runs: dict[str, list[str]], jobs: int) -
         command += [word for override in runs[name] for word in ("--set", override)]
         with open(work / f"{name}.log", "a") as log:
             environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-            code = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            _, status, used = os.wait4(process.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        with open(run / "processor_seconds.jsonl", "a") as seconds:
+            seconds.write(json.dumps({"seconds": used.ru_utime + used.ru_stime}) + "\n")
         print(f"{name}: {'done' if code == 0 else f'FAILED, see {log.name}'}", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
