@@ -84,6 +84,9 @@ def test_defaults_are_those_of_transformers() -> None:
         {"num_attention_heads": 6, "num_key_value_heads": 3},
         {"num_attention_heads": 6, "num_key_value_heads": 2},
         {"num_attention_heads": 9, "num_key_value_heads": 3},
+        {"num_attention_heads": 4, "num_key_value_heads": 4},
+        {"num_attention_heads": 5, "num_key_value_heads": 5},
+        {"head_dim": 24},
     ],
 )
 def test_what_can_grow(larger: dict[str, int]) -> None:
@@ -101,10 +104,10 @@ def test_what_can_grow(larger: dict[str, int]) -> None:
             ["2 KV heads cannot shrink to 1: use num_key_value_heads 2 or more"],
         ),
         (
-            {"num_attention_heads": 4, "num_key_value_heads": 4},
-            ["query heads per KV head cannot fall from 2 to 1: use 8 query heads for 4 KV heads"],
+            {"num_attention_heads": 3, "num_key_value_heads": 3},
+            ["query heads per KV head cannot fall from 2 to 1 with 3 KV heads: use 6 query heads for 3 KV heads, or 4"],
         ),
-        ({"head_dim": 16}, ["head_dim cannot change from 8 to 16: use head_dim 8 and change the number of heads"]),
+        ({"head_dim": 12}, ["head_dim 8 can only grow to a multiple of itself, not to 12: use head_dim 16"]),
         (
             {"tie_word_embeddings": False},
             ["the embeddings are tied in the parent: set tie_word_embeddings the same in both"],

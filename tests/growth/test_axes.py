@@ -3,7 +3,9 @@ from tiny_models import empty_model, shape
 
 from kinfolk.errors import KinfolkError
 from kinfolk.family.shapes import Architecture
-from kinfolk.growth.axes import Axis, axes_of, axis_size, in_layer, tied_alias
+from kinfolk.growth.axes import Axis
+from kinfolk.growth.tables import axes_of, in_layer, tied_alias
+from kinfolk.growth.width import axis_size
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])

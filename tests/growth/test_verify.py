@@ -7,7 +7,8 @@ from tiny_models import empty_model, gradients, grown_model, load, random_model,
 
 from kinfolk.errors import KinfolkError
 from kinfolk.family.shapes import Architecture
-from kinfolk.growth.grow import claims_preservation, describe, grow_weights
+from kinfolk.growth.claims import claims_preservation, describe
+from kinfolk.growth.grow import grow_weights
 from kinfolk.growth.verify import copy_in, verify
 from kinfolk.plan.stages import Operator
 

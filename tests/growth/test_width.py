@@ -18,8 +18,10 @@ from tiny_models import (
 
 from kinfolk.errors import KinfolkError
 from kinfolk.family.shapes import Architecture, Shape
-from kinfolk.growth.axes import READERS, axes_of
-from kinfolk.growth.grow import claims_preservation, grow_moments, grow_weights
+from kinfolk.growth.axes import READERS
+from kinfolk.growth.claims import claims_preservation
+from kinfolk.growth.grow import grow_moments, grow_weights
+from kinfolk.growth.tables import axes_of
 from kinfolk.growth.width import WidthGrowth
 from kinfolk.plan.stages import Operator
 
@@ -241,7 +243,7 @@ def test_refusals_come_before_any_work() -> None:
     with pytest.raises(KinfolkError, match="cannot shrink"):
         grow_weights({}, "llama", parent, shape(hidden=12), NOISY)
     with pytest.raises(KinfolkError, match="head_dim"):
-        grow_moments({}, {}, "llama", parent, shape(head_dim=8), NOISY)
+        grow_moments({}, {}, "llama", parent, shape(head_dim=6), NOISY)
     parameters = dict(random_model("llama", parent).named_parameters())
     wrong: list[Shape] = [shape(hidden=14), shape(ffn=20), shape(layers=1)]
     for claimed in wrong:

@@ -16,7 +16,8 @@ from kinfolk.data.loader import sequences_per_epoch
 from kinfolk.data.tokens import TokenStore
 from kinfolk.errors import KinfolkError
 from kinfolk.family.spec import Family
-from kinfolk.growth.grow import claims_preservation, describe, grow_moments, grow_weights
+from kinfolk.growth.claims import claims_preservation, describe
+from kinfolk.growth.grow import grow_moments, grow_weights
 from kinfolk.growth.verify import verify
 from kinfolk.plan.stages import Grow, Plan, Scratch, Stage
 from kinfolk.train import checkpoint
@@ -107,7 +108,7 @@ def _grow(
     load_parameters(before, _part(state, "model."))
     load_parameters(after, weights)
     description = describe(operator, parent.shape, stage.shape)
-    claims = claims_preservation(operator, parent.shape, stage.shape)
+    claims = claims_preservation(operator, parent.shape, stage.shape, architecture)
     verification = verify(before, after, _verification_text(store, family), claims, description)
     if verification.passed is False:
         raise KinfolkError(

@@ -106,11 +106,12 @@ def growth_obstacles(parent: Shape, child: Shape) -> list[str]:
     return [str(misfit) for misfit in growth_misfits(parent, child)]
 
 
-def growth_misfits(parent: Shape, child: Shape) -> list[MisfitError]:
+def growth_misfits(parent: Shape, child: Shape, architecture: Architecture | None = None) -> list[MisfitError]:
     """What keeps `parent` from growing into `child`, with the field of the child that is in the way.
 
-    Allowed: more layers, a larger hidden size (any ratio), whole KV groups, more query heads in every group, a larger
-    feed-forward; the head size and the tie of the embeddings stay.
+    Allowed: more layers, a larger hidden size (any ratio), more KV heads, more query heads in every group, fewer where
+    the KV heads make up for it, a larger feed-forward, a multiple of the head size (not in Qwen3, whose heads have
+    norms of their own); the tie of the embeddings stays.
     """
     misfits = []
     for field, unit in (
@@ -124,21 +125,32 @@ def growth_misfits(parent: Shape, child: Shape) -> list[MisfitError]:
             misfits.append(
                 MisfitError(f"{old} {unit} cannot shrink to {new}", field=field, fix=f"use {field} {old} or more")
             )
-    if child.head_dim != parent.head_dim:
+    if architecture == "qwen3" and child.head_dim != parent.head_dim:
         misfits.append(
             MisfitError(
-                f"head_dim cannot change from {parent.head_dim} to {child.head_dim}",
+                f"head_dim cannot change from {parent.head_dim} to {child.head_dim} in Qwen3",
                 field="head_dim",
                 fix=f"use head_dim {parent.head_dim} and change the number of heads",
             )
         )
-    if child.queries_per_group < parent.queries_per_group:
+    elif child.head_dim % parent.head_dim:
+        misfits.append(
+            MisfitError(
+                f"head_dim {parent.head_dim} can only grow to a multiple of itself, not to {child.head_dim}",
+                field="head_dim",
+                fix=f"use head_dim {_nearest_multiple(child.head_dim, parent.head_dim)}, or keep it and change the "
+                "number of heads",
+            )
+        )
+    if child.num_key_value_heads >= parent.num_key_value_heads and not groups_split(parent, child):
         heads = parent.queries_per_group * child.num_key_value_heads
         misfits.append(
             MisfitError(
-                f"query heads per KV head cannot fall from {parent.queries_per_group} to {child.queries_per_group}",
+                f"query heads per KV head cannot fall from {parent.queries_per_group} to {child.queries_per_group} "
+                f"with {child.num_key_value_heads} KV heads",
                 field="num_attention_heads",
-                fix=f"use {heads} query heads for {child.num_key_value_heads} KV heads",
+                fix=f"use {heads} query heads for {child.num_key_value_heads} KV heads, or "
+                f"{parent.num_attention_heads} KV heads",
             )
         )
     if child.tie_word_embeddings != parent.tie_word_embeddings:
@@ -151,6 +163,26 @@ def growth_misfits(parent: Shape, child: Shape) -> list[MisfitError]:
             )
         )
     return misfits
+
+
+def groups_split(parent: Shape, child: Shape) -> int:
+    """For how many parts of its query heads each KV head is repeated before groups grow; 0 where none fits.
+
+    1 unless query heads per KV head fall. Exact because the parts of a group read the same keys and values.
+
+    >>> sizes = dict(num_hidden_layers=1, hidden_size=64, num_attention_heads=8, intermediate_size=64)
+    >>> groups_split(Shape(**sizes, num_key_value_heads=2), Shape(**sizes, num_key_value_heads=4))
+    2
+    """
+    for split in range(1, parent.queries_per_group + 1):
+        fits = parent.queries_per_group % split == 0
+        if (
+            fits
+            and parent.queries_per_group // split <= child.queries_per_group
+            and parent.num_key_value_heads * split <= child.num_key_value_heads
+        ):
+            return split
+    return 0
 
 
 def _nearest_multiple(value: int, factor: int) -> int:

@@ -114,7 +114,7 @@ class Family(_Named):
         smaller, larger = self.members[index - 1], self.members[index]
         is_larger = self.parameters(larger) > self.parameters(smaller)
         if smaller.shape and larger.shape and self.strategy != "independent":
-            misfits = growth_misfits(smaller.shape, larger.shape)
+            misfits = growth_misfits(smaller.shape, larger.shape, self.model.architecture)
             reversed_order = not is_larger and not growth_misfits(larger.shape, smaller.shape)
             if misfits and not reversed_order:
                 raise MisfitError(

@@ -1,7 +1,7 @@
 """Grow a checkpoint: weights and Adam moments of a parent become those of a child. Width first, then depth.
 
-Parameters are named as in `named_parameters()` of the transformers model. A `state_dict()` of a tied model also lists
-the head; that second name of the embedding is left out of the result, which holds each tensor once.
+Parameters are named as in a checkpoint of transformers. A `state_dict()` of a tied model also lists the head; that
+second name of the embedding is left out of the result, which holds each tensor once.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,41 +11,23 @@ import torch
 from torch import Tensor
 
 from kinfolk.errors import KinfolkError
-from kinfolk.family.shapes import Architecture, Shape, growth_obstacles
-from kinfolk.growth.axes import Axes, axes_of, in_layer, tied_alias
-from kinfolk.growth.depth import is_exit, layer_map, preserves_function
+from kinfolk.family.shapes import Shape
+from kinfolk.growth.axes import Axes, Axis
+from kinfolk.growth.claims import refuse_obstacles
+from kinfolk.growth.depth import layer_map
+from kinfolk.growth.maps import cyclic
+from kinfolk.growth.sizes import Sizes
+from kinfolk.growth.tables import Place, grown_names, in_layer, place_of, table_of, tied_alias
 from kinfolk.growth.width import WidthGrowth
 from kinfolk.plan.stages import Operator
 
 
-def claims_preservation(operator: Operator, parent: Shape, child: Shape) -> bool:
-    """Whether the operator claims that the child computes the parent's function (up to rounding).
-
-    The energy split claims it for every width, noise or not; zero-exit depth does; stacked layers do not.
-    """
-    return preserves_function(operator.depth, parent.num_hidden_layers, child.num_hidden_layers)
-
-
-def describe(operator: Operator, parent: Shape, child: Shape) -> str:
-    """One line on what the operator does between these shapes."""
-    sizes = [
-        f"{label} {getattr(parent, field)} -> {getattr(child, field)}"
-        for label, field in (
-            ("hidden", "hidden_size"),
-            ("query heads", "num_attention_heads"),
-            ("KV heads", "num_key_value_heads"),
-            ("feed-forward", "intermediate_size"),
-        )
-        if getattr(parent, field) != getattr(child, field)
-    ]
-    parts = [f"{operator.width} ({', '.join(sizes)}; noise {operator.noise:g}, seed {operator.seed})"] if sizes else []
-    if parent.num_hidden_layers != child.num_hidden_layers:
-        parts.append(f"{operator.depth} (layers {parent.num_hidden_layers} -> {child.num_hidden_layers})")
-    return ", then ".join(parts) or "same shape: a copy"
-
-
 def grow_weights(
-    parameters: Mapping[str, Tensor], architecture: Architecture, parent: Shape, child: Shape, operator: Operator
+    parameters: Mapping[str, Tensor],
+    architecture: str,
+    parent: Shape | Sizes,
+    child: Shape | Sizes,
+    operator: Operator,
 ) -> dict[str, Tensor]:
     """The child's parameters, in the order of its `named_parameters()` if the parent's are in theirs.
 
@@ -56,32 +38,23 @@ def grow_weights(
 
 
 def iterate_weights(
-    parameters: Mapping[str, Tensor], architecture: Architecture, parent: Shape, child: Shape, operator: Operator
+    parameters: Mapping[str, Tensor],
+    architecture: str,
+    parent: Shape | Sizes,
+    child: Shape | Sizes,
+    operator: Operator,
 ) -> Iterator[tuple[str, Tensor]]:
     """`grow_weights` one tensor at a time, for a mapping that reads its tensors when they are asked for."""
-    _refuse_obstacles(parent, child)
-    return _iterate_weights(parameters, architecture, parent, child, operator)
-
-
-def _iterate_weights(
-    parameters: Mapping[str, Tensor], architecture: Architecture, parent: Shape, child: Shape, operator: Operator
-) -> Iterator[tuple[str, Tensor]]:
-    width = WidthGrowth(parent, child)
-    names = _without_tied_aliases(parameters, architecture, parent)
-    for name, origin in _origins(names, architecture, parent, child):
-        tensor = parameters[origin.name]
-        if operator.depth == "zero_exit" and origin.is_new and origin.is_exit:
-            yield name, tensor.new_zeros(width.child_size(tensor, origin.axes))
-        else:
-            yield name, width.weights(tensor, origin.axes, origin.name, noise=operator.noise, seed=operator.seed)
+    origins = origins_of(parameters, architecture, parent, child, operator)
+    return ((name, origin.weights(parameters)) for name, origin in origins)
 
 
 def grow_moments(
     exp_avg: Mapping[str, Tensor],
     exp_avg_sq: Mapping[str, Tensor],
-    architecture: Architecture,
-    parent: Shape,
-    child: Shape,
+    architecture: str,
+    parent: Shape | Sizes,
+    child: Shape | Sizes,
     operator: Operator,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Adam's first and second moments of the child: the parent's by the same index maps, times the gradient factor
@@ -90,73 +63,120 @@ def grow_moments(
     A child grown without noise has exactly these moments. Those of new zero-exit blocks are zero; stacked layers take
     the moments of the layer they copy.
     """
-    _refuse_obstacles(parent, child)
-    width = WidthGrowth(parent, child)
-    grown: list[dict[str, Tensor]] = []
-    for moments, power in ((exp_avg, 1), (exp_avg_sq, 2)):
-        names = _without_tied_aliases(moments, architecture, parent)
-        result = {}
-        for name, origin in _origins(names, architecture, parent, child):
-            tensor = moments[origin.name]
-            if operator.depth == "zero_exit" and origin.is_new:
-                result[name] = tensor.new_zeros(width.child_size(tensor, origin.axes))
-            else:
-                result[name] = width.gradients(tensor, origin.axes, origin.name, power=power)
-        grown.append(result)
+    grown = [
+        {
+            name: origin.gradients(moments, power)
+            for name, origin in origins_of(moments, architecture, parent, child, operator)
+        }
+        for moments, power in ((exp_avg, 1), (exp_avg_sq, 2))
+    ]
     return grown[0], grown[1]
 
 
 @dataclass(frozen=True)
-class _Origin:
-    """Where one of the child's parameters comes from."""
+class Origin:
+    """Where one of the child's parameters comes from, and how it is made from there."""
 
     name: str
+    """Of the parent's parameter."""
+    following: str | None
+    """The same parameter one layer up, where new units are taken from it."""
     axes: Axes
     is_new: bool
+    """In a layer that zero-exit growth adds."""
     is_exit: bool
+    """The last thing before the residual stream, in such a layer."""
+    expert_copy: tuple[int, int]
+    width: WidthGrowth
+
+    def weights(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The child's tensor."""
+        tensor = parameters[self.name]
+        if self.is_new and self.is_exit:
+            table = self.width.table
+            silent = -table.gamma_offset if Axis.HIDDEN_POST_NORM in self.axes else 0.0
+            return tensor.new_full(self.width.child_size(tensor, self.axes), silent)
+        following = parameters[self.following] if self.following else None
+        return self.width.weights(tensor, self.axes, self.name, following=following, expert_copy=self.expert_copy)
+
+    def gradients(self, moments: Mapping[str, Tensor], power: int) -> Tensor:
+        """A moment of the child."""
+        tensor = moments[self.name]
+        if self.is_new:
+            return tensor.new_zeros(self.width.child_size(tensor, self.axes))
+        return self.width.gradients(tensor, self.axes, self.name, power=power)
 
 
-def _origins(
-    names: Iterable[str], architecture: Architecture, parent: Shape, child: Shape
-) -> list[tuple[str, _Origin]]:
-    """The child's parameters with their origins: those outside the layers in place, the layers where the first was."""
-    outside_before: list[tuple[str, _Origin]] = []
-    outside_after: list[tuple[str, _Origin]] = []
-    layers: dict[int, list[tuple[str, Axes]]] = {}
-    for name in names:
-        axes, layer = axes_of(name, architecture)
-        if layer is None:
-            (outside_after if layers else outside_before).append((name, _Origin(name, axes, False, False)))
-        elif layer >= parent.num_hidden_layers:
+def origins_of(
+    parameters: Mapping[str, Tensor] | Iterable[str],
+    architecture: str,
+    parent: Shape | Sizes,
+    child: Shape | Sizes,
+    operator: Operator,
+) -> list[tuple[str, Origin]]:
+    """The child's parameters with their origins: those outside the layers in place, the layers where the first was.
+
+    `parameters` may be names alone; a mapping is also asked whether a second name of a tied embedding agrees with the
+    first. Raises KinfolkError for what cannot grow, before any work.
+    """
+    refuse_obstacles(operator, parent, child, architecture)
+    before, after = Sizes.of(parent), Sizes.of(child)
+    width = WidthGrowth(before, after, operator, architecture)
+    table = table_of(architecture)
+    sources = layer_map(
+        before.shape.num_hidden_layers, after.shape.num_hidden_layers, operator.depth, operator.placement
+    )
+    outside: tuple[list[tuple[str, Origin]], list[tuple[str, Origin]]] = ([], [])
+    layers: dict[int, list[tuple[str, Place]]] = {}
+    for name in _without_tied_aliases(parameters, architecture, before.shape):
+        place = place_of(name, architecture)
+        if place.layer is None:
+            origin = Origin(name, None, place.axes, False, False, (0, 1), width)
+            outside[bool(layers)].append((name, origin))
+        elif place.layer >= before.shape.num_hidden_layers:
             raise KinfolkError(
-                f"{name} is in layer {layer}, and the parent's shape has {parent.num_hidden_layers} layers",
+                f"{name} is in layer {place.layer}, and the parent's shape has {before.shape.num_hidden_layers} layers",
                 fix="give the shape that the parent's config.json says",
             )
         else:
-            layers.setdefault(layer, []).append((name, axes))
-    inside = [
-        (in_layer(name, number, architecture), _Origin(name, axes, source.is_new, is_exit(axes, source.source)))
-        for number, source in enumerate(layer_map(parent.num_hidden_layers, child.num_hidden_layers))
-        for name, axes in layers.get(source.source, ())
-    ]
-    return outside_before + inside + outside_after
+            layers.setdefault(place.layer, []).append((name, place))
+    inside = []
+    top = before.shape.num_hidden_layers - 1
+    for number, source in enumerate(sources):
+        is_new = source.is_new and operator.depth == "zero_exit"
+        for name, place in layers.get(source.source, ()):
+            # The last layer has none above it and takes its own.
+            takes_next = operator.width == "aki" and source.source < top
+            following = in_layer(name, source.source + 1, architecture) if takes_next else None
+            for expert, copy, copies in _experts(place.expert, before, after):
+                origin = Origin(name, following, place.axes, is_new, table.is_exit(place.axes), (copy, copies), width)
+                inside.append((in_layer(name, number, architecture, expert), origin))
+    return outside[0] + inside + outside[1]
 
 
-def _without_tied_aliases(parameters: Mapping[str, Tensor], architecture: Architecture, parent: Shape) -> list[str]:
+def _experts(expert: int | None, parent: Sizes, child: Sizes) -> list[tuple[int | None, int, int]]:
+    """The child's experts that copy one of the parent's: its own number, that among the copies, how many these are."""
+    if expert is None or not parent.experts or not child.experts:
+        return [(expert, 0, 1)]
+    copies = (cyclic(child.experts, parent.experts) == expert).nonzero().flatten().tolist()
+    return [(number, copy, len(copies)) for copy, number in enumerate(copies)]
+
+
+def _without_tied_aliases(
+    parameters: Mapping[str, Tensor] | Iterable[str], architecture: str, parent: Shape
+) -> list[str]:
     names = []
-    for name in parameters:
+    for name in grown_names(parameters, architecture):
         original = tied_alias(name, architecture) if parent.tie_word_embeddings else None
         if original is None:
             names.append(name)
-        elif original in parameters and not torch.equal(parameters[name], parameters[original]):
+        elif (
+            isinstance(parameters, Mapping)
+            and original in parameters
+            and not torch.equal(parameters[name], parameters[original])
+        ):
             raise KinfolkError(
                 f"{name} differs from {original}, and the parent's shape says that the embeddings are tied",
                 fix="set tie_word_embeddings to false in both shapes",
             )
     return names
-
-
-def _refuse_obstacles(parent: Shape, child: Shape) -> None:
-    obstacles = growth_obstacles(parent, child)
-    if obstacles:
-        raise KinfolkError("; ".join(obstacles), where="growth")

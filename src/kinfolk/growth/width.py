@@ -1,37 +1,49 @@
-r"""Width growth that keeps the function exactly, at any ratio: the RMS-preserving energy split.
+r"""Width growth: what an operator does to the units of every axis, and a parent's tensors as the child's.
 
-Every grown axis has an index map g from new to old units; c_j is the number of copies of the unit that j copies, and
-d -> D are the old and new hidden sizes. A tensor's entries are copied by the maps of its axes and multiplied by the
-outer product of one factor per axis; its gradient in the child is the parent's, copied by the same maps and
-multiplied by the outer product of the gradient factors (equal copies, no noise):
+Every grown axis has an index map g from new to old units (`kinfolk.growth.maps`); c_j is the number of copies of the
+unit that j copies, beta_j the share of them that readers give to copy j (1/c_j, or uneven, summing to one), and d -> D
+the old and new hidden sizes. A tensor's entries are copied by the maps of its axes and multiplied by the outer product
+of one factor per axis; its gradient in the child is the parent's, copied by the same maps and multiplied by the outer
+product of the gradient factors (exact for even shares without noise):
 
-    axis                        value                      gradient
-    HIDDEN_WRITE                alpha_j = sqrt(D/(d c_j))  1/(c_j alpha_j)
-    HIDDEN_NORM                 1/alpha_j                  alpha_j/c_j
-    FINAL_NORM, head tied       d/D                        alpha_j^2
-    FINAL_NORM, head untied     1/alpha_j                  alpha_j/c_j
-    HIDDEN_READ, QUERY_READ,
-    FFN_READ                    1/c_j                      1
-    QUERY, KEY_VALUE, FFN       1                          1/c_j
-    HEAD_SIZE, VOCAB            1                          1
+    axis                               value                      gradient
+    HIDDEN_WRITE, HIDDEN_EMBED         alpha_j (x m)              beta_j/alpha_j (/ m)
+    HIDDEN_POST_NORM                   1                          beta_j
+    HIDDEN_NORM, FINAL_NORM untied     1/alpha_j                  alpha_j beta_j
+    FINAL_NORM, head tied              d/(D m)                    alpha_j^2 m
+    biases of HIDDEN_NORM              1                          beta_j
+    bias of FINAL_NORM, head tied      beta_j/(alpha_j m)         alpha_j m
+    HIDDEN_READ, QUERY_READ, FFN_READ  beta_j                     1
+    HIDDEN_READ_RAW                    beta_j/alpha_j             alpha_j
+    NORMED_QUERY, NORMED_KEY           s_j                        beta_j/s_j
+    QUERY_NORM, KEY_NORM               1/s_j                      s_j beta_j
+    QUERY, KEY, VALUE, FFN, EXPERT     1                          beta_j
 
-Why it is exact: the copies of hidden unit i together carry the energy sum alpha_j^2 h_i^2 = (D/d) h_i^2, so the mean
-square that RMSNorm divides by is the old one (its eps stays as it is); the gamma 1/alpha_j undoes the split, and the
-readers average the copies. A tied head reads with alpha_j once more, and sum alpha_j^2 d/D = 1. At an integer ratio
-n all alpha are 1 and this is the tiling of HyperCloning (arXiv 2409.12903); at other ratios it is the growth spec's
-own. For norms and the split of copies see also LEMON (arXiv 2310.07999).
+with m = sqrt(d/D) where embeddings are multiplied by the square root of the hidden size (Gemma) and 1 elsewhere, and
+s_j = sqrt(N/(n c_j)) for a norm that spans n -> N query or key units (OLMo 2). The operators:
 
-Whole KV groups are copied, and query heads inside their group, so that every query head keeps reading the keys and
-values it read before: query head (group, slot) copies (group mod G, slot mod H/G).
+energy_split  alpha_j = sqrt(D/(d c_j)), copies in order. The copies of hidden unit i together carry the energy
+              sum alpha_j^2 h_i^2 = (D/d) h_i^2, so the mean square that RMSNorm divides by is the old one (its eps
+              stays as it is), the gamma 1/alpha_j undoes the split, and readers average the copies. Exact at any ratio
+              under RMSNorm, at integer ratios under LayerNorm. (Growth spec, section 2.)
+tile          The same at integer ratios only: HyperCloning (arXiv 2409.12903).
+fpi           Copies of units drawn at random, norms copied unscaled (bert2BERT, arXiv 2110.07143). Exact unless the
+              hidden size grows: copies are then uneven and the mean square changes.
+aki           As fpi, but what new units compute is taken from the next layer (bert2BERT; query heads inside their
+              group as in AquilaMoE's AKI-Pro, arXiv 2408.06567). Not exact, and never symmetric.
+lemon         New hidden units are silent: zero, or the mean of the old ones under LayerNorm, which their reader then
+              sees as zero (arXiv 2310.07999); old ones carry alpha = sqrt(D/d), so that eps stays as it is. Heads and
+              feed-forward units are copied with uneven shares. Exact at any ratio.
+zero_pad      Nothing is copied: what writes a new unit or what reads it is zero and the other side drawn at random,
+              with old hidden units as in lemon (arXiv 2308.06103). Exact at any ratio.
 
-Noise-free copies get equal gradients for ever (the symmetry lock), so readers of copied units get **zero-sum noise**:
-independent normal draws with standard deviation `noise` times that of the child's tensor, minus their mean over the
-copies of each old unit, row by row. The function does not change. What remains after the subtraction has the standard
-deviation `noise` x sqrt((c - 1)/c) of the tensor's; units without a second copy get none.
+Copies with equal shares and no noise get equal gradients for ever (the symmetry lock), so readers of copied units get
+**zero-sum noise**: independent normal draws with standard deviation `noise` times that of the child's tensor, minus
+their mean over the copies of each old unit, row by row. The function does not change. What remains after the
+subtraction has the standard deviation `noise` x sqrt((c - 1)/c) of the tensor's; units without a second copy get none.
+`split="uneven"` breaks the lock as well: copy 1, 2, ... of a unit is read in the proportion 1 : 2 : ...
 """
 
-import hashlib
-import math
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +51,14 @@ from torch import Tensor
 
 from kinfolk.errors import KinfolkError
 from kinfolk.family.shapes import Shape
-from kinfolk.growth.axes import READERS, Axes, Axis, axis_size
+from kinfolk.growth.axes import NORMS, OUTPUTS, READERS, Axes, Axis, Part, parts
+from kinfolk.growth.maps import Units, at_random, cyclic, units_of
+from kinfolk.growth.noise import drawn, expert_noise, zero_sum_noise
+from kinfolk.growth.sizes import Sizes
+from kinfolk.growth.tables import table_of
+from kinfolk.plan.stages import Operator
+
+ENERGY_SPLIT = Operator()
 
 
 @dataclass(frozen=True)
@@ -51,141 +70,314 @@ class AxisGrowth:
     copies: Tensor
     """c_j: copies of that unit in the child, float64."""
     value: Tensor
-    """Factor of the weights, float64."""
+    """Factor of the weights, float64; 0 for units that are zero or drawn."""
     gradient: Tensor
     """Factor of the gradients, float64."""
+    new: Tensor
+    """Units beyond the parent's own."""
+    fresh: Tensor
+    """Units whose entries are drawn at random."""
+    zero: Tensor
+    """Units whose entries are zero, also where another axis would have them drawn."""
+    mean: Tensor
+    """Units that hold the mean of the parent's."""
 
 
 class WidthGrowth:
     """The width part of growing `parent` into `child`: index maps and factors of every axis."""
 
-    def __init__(self, parent: Shape, child: Shape) -> None:
-        self.parent = parent
-        self.child = child
-        self._axes = {axis: _axis_growth(axis, parent, child) for axis in Axis}
+    def __init__(
+        self,
+        parent: Shape | Sizes,
+        child: Shape | Sizes,
+        operator: Operator = ENERGY_SPLIT,
+        architecture: str = "llama",
+    ) -> None:
+        self.parent, self.child = Sizes.of(parent), Sizes.of(child)
+        self.operator = operator
+        self.table = table_of(architecture)
+        self._axes: dict[Part, AxisGrowth | None] = {}
 
-    def axis(self, axis: Axis) -> AxisGrowth | None:
-        """How an axis grows, or None where it stays as it is."""
-        return self._axes[axis]
+    def axis(self, part: Part) -> AxisGrowth | None:
+        """How an axis (or several, one after the other) grows, or None where it stays as it is."""
+        if part not in self._axes:
+            self._axes[part] = self._joined(part) if isinstance(part, tuple) else self._single(part)
+        return self._axes[part]
 
-    def weights(self, parent_tensor: Tensor, axes: Axes, name: str, *, noise: float = 0.0, seed: int = 0) -> Tensor:
-        """The child's tensor; the same function as the parent's with any `noise`.
+    def weights(
+        self,
+        parent_tensor: Tensor,
+        axes: Axes,
+        name: str,
+        *,
+        following: Tensor | None = None,
+        expert_copy: tuple[int, int] = (0, 1),
+    ) -> Tensor:
+        """The child's tensor, in new memory.
 
-        Computed in float32 or wider and returned in the parent's dtype, in new memory. The noise is a function of
-        (seed, name, shape, tensor) alone. Rounding to a dtype narrower than float32 disturbs its zero sum: grow
-        float32 or float64 master weights and cast afterwards.
+        `following` is the tensor of the next layer, which `aki` takes new outputs from. `expert_copy` says which of how
+        many copies of an expert this is. Computed in float32 or wider and returned in the parent's dtype. Draws are a
+        function of (seed, name, shape, tensor) alone. Rounding to a dtype narrower than float32 disturbs the zero sum
+        of the noise: grow float32 or float64 master weights and cast afterwards.
         """
         self._check(parent_tensor, axes, name)
-        grown = _map(parent_tensor, [(growth.index, growth.value) if growth else None for growth in self._of(axes)])
-        if noise:
-            for dim, growth in enumerate(self._of(axes)):
-                if growth and axes[dim] in READERS:
-                    grown += _zero_sum_noise(grown, dim, growth, noise, seed, name)
-        return grown.to(parent_tensor.dtype)
+        grown = self._expanded(parent_tensor, axes)
+        if following is not None:
+            grown = torch.where(self._new_outputs(axes, grown), self._expanded(following, axes), grown)
+        grown = self._with_fresh_units(grown, parent_tensor, axes, name)
+        return self._with_noise(grown, axes, name, expert_copy).to(parent_tensor.dtype)
 
     def gradients(self, parent_tensor: Tensor, axes: Axes, name: str, *, power: int = 1) -> Tensor:
         """A gradient of the parent as the child would have it; with `power` 2 a squared one (Adam's second moment).
 
-        Exact for a child grown without noise (growth spec, section 4: child = parent / (m s)).
+        Exact for even shares without noise (growth spec, section 4: child = parent / (m s)); zero for drawn units.
         """
         self._check(parent_tensor, axes, name)
-        grown = _map(
-            parent_tensor, [(growth.index, growth.gradient**power) if growth else None for growth in self._of(axes)]
-        )
+        grown = _wide(parent_tensor).clone()
+        for dim, growth in enumerate(map(self.axis, axes)):
+            if growth:
+                factor = _along(growth.gradient**power, dim, grown)
+                grown = _select(grown, dim, growth.index).mul_(factor.to(grown.dtype))
         return grown.to(parent_tensor.dtype)
 
     def child_size(self, parent_tensor: Tensor, axes: Axes) -> tuple[int, ...]:
         """Shape of the child's tensor."""
         return tuple(
             len(growth.index) if growth else size
-            for growth, size in zip(self._of(axes), parent_tensor.shape, strict=True)
+            for growth, size in zip(map(self.axis, axes), parent_tensor.shape, strict=True)
         )
 
-    def _of(self, axes: Axes) -> list[AxisGrowth | None]:
-        return [self._axes[axis] for axis in axes]
-
-    def _check(self, tensor: Tensor, axes: Axes, name: str) -> None:
-        wanted = tuple(axis_size(axis, self.parent) for axis in axes)
-        if len(wanted) != tensor.dim() or any(
-            size is not None and size != actual for size, actual in zip(wanted, tensor.shape, strict=True)
+    def check(self, size: tuple[int, ...], axes: Axes, name: str) -> None:
+        """Raise KinfolkError where a parent's tensor has not the size that the parent's sizes say."""
+        wanted = tuple(self._parent_size(part) for part in axes)
+        if len(wanted) != len(size) or any(
+            expected is not None and expected != actual for expected, actual in zip(wanted, size, strict=True)
         ):
-            text = " x ".join("vocabulary" if size is None else str(size) for size in wanted)
+            text = " x ".join("vocabulary" if expected is None else str(expected) for expected in wanted)
             raise KinfolkError(
-                f"{name} is {' x '.join(map(str, tensor.shape))}, and the parent's shape says {text}",
+                f"{name} is {' x '.join(map(str, size))}, and the parent's shape says {text}",
                 fix="give the shape that the parent's config.json says",
             )
 
+    def _check(self, tensor: Tensor, axes: Axes, name: str) -> None:
+        self.check(tuple(tensor.shape), axes, name)
 
-def _axis_growth(axis: Axis, parent: Shape, child: Shape) -> AxisGrowth | None:
-    index = _index(axis, parent, child)
-    if index is None or torch.equal(index, torch.arange(axis_size(axis, parent) or 0)):
-        return None
-    counts = torch.bincount(index, minlength=axis_size(axis, parent) or 0)
-    copies = counts[index].double()
-    one = torch.ones_like(copies)
-    ratio = child.hidden_size / parent.hidden_size
-    alpha = (ratio / copies).sqrt()
-    match axis:
-        case Axis.HIDDEN_WRITE:
-            value, gradient = alpha, 1 / (copies * alpha)
-        case Axis.FINAL_NORM if parent.tie_word_embeddings:
-            value, gradient = one / ratio, ratio / copies
-        case Axis.HIDDEN_NORM | Axis.FINAL_NORM:
-            value, gradient = 1 / alpha, alpha / copies
-        case Axis.HIDDEN_READ | Axis.QUERY_READ | Axis.FFN_READ:
-            value, gradient = 1 / copies, one
-        case _:
-            value, gradient = one, 1 / copies
-    return AxisGrowth(index, copies, value, gradient)
+    def _parent_size(self, part: Part) -> int | None:
+        sizes = [axis_size(axis, self.parent) for axis in parts(part)]
+        return None if None in sizes else sum(size or 0 for size in sizes)
 
+    def _expanded(self, tensor: Tensor, axes: Axes) -> Tensor:
+        """Copied by the index maps and rescaled; zero where the child's entries are drawn or silent."""
+        growths = [(dim, growth) for dim, growth in enumerate(map(self.axis, axes)) if growth]
+        if not growths:
+            return _wide(tensor).clone()
+        is_gamma = any(axis in NORMS for part in axes for axis in parts(part))
+        offset = self.table.gamma_offset if is_gamma else 0.0
+        grown = _wide(tensor) + offset if offset else _wide(tensor)
+        for dim, growth in growths:
+            selected = _select(grown, dim, growth.index)
+            if growth.mean.any():
+                selected = torch.where(_along(growth.mean, dim, grown), grown.mean(dim, keepdim=True), selected)
+            grown = selected.mul_(_along(growth.value, dim, grown).to(selected.dtype))
+        return grown.sub_(offset) if offset else grown
 
-def _index(axis: Axis, parent: Shape, child: Shape) -> Tensor | None:
-    match axis:
-        case Axis.VOCAB | Axis.HEAD_SIZE:
+    def _new_outputs(self, axes: Axes, grown: Tensor) -> Tensor:
+        mask = torch.zeros([1] * grown.dim(), dtype=torch.bool)
+        for dim, part in enumerate(axes):
+            growth = self.axis(part)
+            if growth and parts(part)[0] in OUTPUTS:
+                mask = mask | _along(growth.new, dim, grown)
+        return mask
+
+    def _with_fresh_units(self, grown: Tensor, parent_tensor: Tensor, axes: Axes, name: str) -> Tensor:
+        fresh = zero = torch.zeros([1] * grown.dim(), dtype=torch.bool)
+        for dim, growth in enumerate(map(self.axis, axes)):
+            if growth:
+                fresh = fresh | _along(growth.fresh, dim, grown)
+                zero = zero | _along(growth.zero, dim, grown)
+        if not fresh.any():
+            return grown
+        draws = drawn(grown, parent_tensor, self.operator.seed, name)
+        return torch.where(fresh & ~zero, draws, grown)
+
+    def _with_noise(self, grown: Tensor, axes: Axes, name: str, expert_copy: tuple[int, int]) -> Tensor:
+        for dim, part in enumerate(axes):
+            growth = self.axis(part)
+            if growth and part in READERS:
+                grown = zero_sum_noise(grown, dim, growth.index, growth.copies, self.operator, name)
+        if Axis.FFN_READ in axes:
+            # The experts' outputs are averaged over their copies, and this product is their last.
+            grown = expert_noise(grown, *expert_copy, self.operator, name)
+        return grown
+
+    def _joined(self, axes: tuple[Axis, ...]) -> AxisGrowth | None:
+        growths = [self.axis(axis) for axis in axes]
+        if not any(growths):
             return None
-        case Axis.HIDDEN_WRITE | Axis.HIDDEN_NORM | Axis.FINAL_NORM | Axis.HIDDEN_READ:
-            return torch.arange(child.hidden_size) % parent.hidden_size
+        starts, total = [], 0
+        for axis in axes:
+            starts.append(total)
+            total += axis_size(axis, self.parent) or 0
+        whole = [
+            growth or _unchanged(axis_size(axis, self.parent) or 0) for axis, growth in zip(axes, growths, strict=True)
+        ]
+        fields = {name: torch.cat([getattr(growth, name) for growth in whole]) for name in AxisGrowth.__annotations__}
+        fields["index"] = torch.cat([growth.index + start for growth, start in zip(whole, starts, strict=True)])
+        return AxisGrowth(**fields)
+
+    def _single(self, axis: Axis) -> AxisGrowth | None:
+        units = self._units(axis)
+        size = axis_size(axis, self.parent)
+        if units is None or size is None or torch.equal(units.index, torch.arange(size)):
+            return None
+        fresh, zero, mean = self._fills(axis, units)
+        copied = ~(fresh | zero | mean)
+        counts = torch.bincount(units.index[copied], minlength=size).double()
+        copies = torch.where(copied, counts[units.index], 1.0)
+        value, gradient = self._factors(axis, units, copied, copies)
+        zeros = torch.zeros_like(value)
+        return AxisGrowth(
+            index=units.index,
+            copies=copies,
+            value=torch.where(fresh | zero, zeros, value),
+            gradient=torch.where(copied, gradient, zeros),
+            new=units.new,
+            fresh=fresh,
+            zero=zero,
+            mean=mean,
+        )
+
+    def _units(self, axis: Axis) -> Units | None:
+        choose = at_random(self.operator.seed) if self.operator.width in ("fpi", "aki") else cyclic
+        return units_of(axis, self.parent, self.child, choose, rotary=self.table.head_size != "learned_positions")
+
+    def _fills(self, axis: Axis, units: Units) -> tuple[Tensor, Tensor, Tensor]:
+        """Which units are drawn, zero, or the mean of the parent's."""
+        none = torch.zeros_like(units.new)
+        pads_hidden = self.operator.width in ("lemon", "zero_pad")
+        pads_all = self.operator.width == "zero_pad"
+        padded = units.new if pads_all else units.head_new
+        match axis:
+            case Axis.VOCAB:
+                return none, none, units.new
+            case Axis.EXPERT:
+                return none, none, none
+            case Axis.HIDDEN_EMBED | Axis.HIDDEN_WRITE if pads_hidden:
+                return (none, none, units.new) if self.table.norm == "layer" else (none, units.new, none)
+            case Axis.HIDDEN_NORM | Axis.HIDDEN_POST_NORM | Axis.FINAL_NORM if pads_hidden:
+                return none, none, units.new
+            case Axis.HIDDEN_NORM_BIAS | Axis.FINAL_NORM_BIAS if pads_hidden:
+                return none, units.new, none
+            case Axis.HIDDEN_READ | Axis.HIDDEN_READ_RAW if pads_hidden:
+                return units.new, none, none
+            case Axis.KEY:
+                # Zero in the new part of a head, so that the old part decides alone; drawn in new heads.
+                return padded & ~units.head_new, units.head_new, none
+            case Axis.QUERY | Axis.VALUE | Axis.QUERY_KEY_VALUE:
+                return padded, none, none
+            case Axis.FFN if pads_all:
+                return units.new, none, none
+            case Axis.QUERY_READ | Axis.NORMED_QUERY | Axis.NORMED_KEY:
+                return none, padded, none
+            case Axis.FFN_READ if pads_all:
+                return none, units.new, none
+            case Axis.QUERY_NORM | Axis.KEY_NORM:
+                return none, none, padded
+            case _:
+                return none, none, none
+
+    def _factors(self, axis: Axis, units: Units, copied: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and gradient factors, by the table at the head of this file."""
+        one = torch.ones_like(copies)
+        share = self._shares(axis, units.index, copied, copies)
+        ratio = self.child.shape.hidden_size / self.parent.shape.hidden_size
+        alpha = one if self.operator.width in ("fpi", "aki") else (ratio / copies).sqrt()
+        embed = ratio**-0.5 if self.table.scaled_embedding else 1.0
+        spread = (len(copies) / ((axis_size(axis, self.parent) or 1) * copies)).sqrt()
+        tied = self.child.shape.tie_word_embeddings
+        match axis:
+            case Axis.HIDDEN_EMBED:
+                return alpha * embed, share / (alpha * embed)
+            case Axis.HIDDEN_WRITE:
+                return alpha, share / alpha
+            case Axis.FINAL_NORM if tied:
+                return one / (ratio * embed), alpha**2 * embed
+            case Axis.FINAL_NORM_BIAS if tied:
+                return share / (alpha * embed), alpha * embed
+            case Axis.HIDDEN_NORM | Axis.FINAL_NORM:
+                return 1 / alpha, alpha * share
+            case Axis.HIDDEN_READ | Axis.QUERY_READ | Axis.FFN_READ:
+                return share, one
+            case Axis.HIDDEN_READ_RAW:
+                return share / alpha, alpha
+            case Axis.NORMED_QUERY | Axis.NORMED_KEY:
+                return spread, share / spread
+            case Axis.QUERY_NORM | Axis.KEY_NORM:
+                return 1 / spread, spread * share
+            case Axis.QUERY if self.table.head_size in ("rotary", "learned_positions"):
+                # The attention scale falls by the square root of the head size; queries make up for it.
+                scale = (self.child.shape.head_dim / self.parent.shape.head_dim) ** 0.5
+                return one * scale, share / scale
+            case _:
+                return one, share
+
+    def _shares(self, axis: Axis, index: Tensor, copied: Tensor, copies: Tensor) -> Tensor:
+        """beta_j: what readers take of each copy of a unit."""
+        is_uneven = self.operator.width == "lemon" or self.operator.split == "uneven"
+        if not is_uneven or axis not in READERS | {Axis.QUERY, Axis.FFN}:
+            return 1 / copies
+        number = _occurrence(torch.where(copied, index, -1))
+        return torch.where(copied, number / (copies * (copies + 1) / 2), 1.0)
+
+
+def axis_size(axis: Axis, sizes: Shape | Sizes) -> int | None:
+    """Units along an axis in a model of these sizes; None for what they do not say."""
+    sizes = Sizes.of(sizes)
+    shape = sizes.shape
+    match axis:
+        case Axis.VOCAB:
+            return sizes.vocab_size
+        case Axis.POSITION:
+            return None
+        case Axis.EXPERT:
+            return sizes.experts
+        case Axis.QUERY | Axis.QUERY_READ | Axis.NORMED_QUERY | Axis.QUERY_NORM:
+            return shape.num_attention_heads * shape.head_dim
+        case Axis.KEY | Axis.VALUE | Axis.NORMED_KEY | Axis.KEY_NORM:
+            return shape.num_key_value_heads * shape.head_dim
+        case Axis.QUERY_KEY_VALUE:
+            return 3 * shape.num_attention_heads * shape.head_dim
         case Axis.FFN | Axis.FFN_READ:
-            return torch.arange(child.intermediate_size) % parent.intermediate_size
-    groups = torch.arange(child.num_key_value_heads) % parent.num_key_value_heads
-    if axis is Axis.KEY_VALUE:
-        heads = groups
-    else:
-        slots = torch.arange(child.queries_per_group) % parent.queries_per_group
-        heads = (groups[:, None] * parent.queries_per_group + slots).flatten()
-    return (heads[:, None] * parent.head_dim + torch.arange(parent.head_dim)).flatten()
+            return shape.intermediate_size
+        case Axis.HEAD_SIZE:
+            return shape.head_dim
+        case _:
+            return shape.hidden_size
 
 
-def _map(tensor: Tensor, maps: list[tuple[Tensor, Tensor] | None]) -> Tensor:
-    """Copy units by the index and multiply by the factor along each dimension; always new memory."""
-    dtype = torch.promote_types(tensor.dtype, torch.float32)
-    grown = tensor.detach().to(dtype, copy=True)
-    for dim, one in enumerate(maps):
-        if one is not None:
-            index, factor = (part.to(tensor.device) for part in one)
-            along = [-1 if other == dim else 1 for other in range(tensor.dim())]
-            grown = grown.index_select(dim, index).mul_(factor.to(dtype).view(along))
-    return grown
+def _unchanged(size: int) -> AxisGrowth:
+    one, no = torch.ones(size, dtype=torch.float64), torch.zeros(size, dtype=torch.bool)
+    return AxisGrowth(torch.arange(size), one, one, one, no, no, no, no)
 
 
-def _zero_sum_noise(grown: Tensor, dim: int, growth: AxisGrowth, noise: float, seed: int, name: str) -> Tensor:
-    # Drawn in float32 and centred on the CPU, whatever the tensor's device and dtype: the draws depend on neither, and
-    # index_add_ adds up in a fixed order there. Rounding the deviation does the same for a sum shared among threads.
-    deviation = float(f"{noise * float(grown.double().std(correction=0)):.6g}")
-    if not math.isfinite(deviation):
-        raise KinfolkError(f"{name} holds values that are not finite", fix="grow from an earlier checkpoint")
-    generator = torch.Generator().manual_seed(_seed_of(seed, name))
-    drawn = torch.randn(grown.shape, generator=generator, dtype=torch.float32).to(grown.dtype) * deviation
-    index, copies = growth.index, growth.copies.to(grown.dtype)
-    # The index map is onto: every old unit has at least one copy.
-    old_units = int(index.max()) + 1
-    size = [old_units if other == dim else length for other, length in enumerate(grown.shape)]
-    along = [-1 if other == dim else 1 for other in range(grown.dim())]
-    sums = drawn.new_zeros(size).index_add_(dim, index, drawn)
-    centred = drawn - sums.index_select(dim, index) / copies.view(along)
-    return centred.mul_((copies > 1).to(grown.dtype).view(along)).to(grown.device)
+def _occurrence(index: Tensor) -> Tensor:
+    """For each entry, how often its value has come up so far, itself included."""
+    order = index.argsort(stable=True)
+    ordered = index[order]
+    starts = torch.searchsorted(ordered, ordered)
+    number = torch.empty(len(index), dtype=torch.float64)
+    number[order] = (torch.arange(len(index)) - starts + 1).double()
+    return number
 
 
-def _seed_of(seed: int, name: str) -> int:
-    """A generator seed for one tensor, independent of every other tensor and of their order."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") >> 1
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+    return tensor.index_select(dim, index.to(tensor.device))
+
+
+def _along(values: Tensor, dim: int, like: Tensor) -> Tensor:
+    """One value per unit, broadcastable along dimension `dim`."""
+    return values.view([-1 if other == dim else 1 for other in range(like.dim())]).to(like.device)

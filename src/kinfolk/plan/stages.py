@@ -26,15 +26,26 @@ class Continue:
     stage: str
 
 
+WidthRule = Literal["energy_split", "tile", "fpi", "aki", "lemon", "zero_pad"]
+DepthRule = Literal["zero_exit", "stack", "interpolate", "middle"]
+Placement = Literal["top", "even"] | tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Operator:
     """How a checkpoint becomes a larger one; what each choice preserves is said in `kinfolk.growth`."""
 
-    width: Literal["energy_split"] = "energy_split"
-    depth: Literal["zero_exit", "stack"] = "zero_exit"
+    width: WidthRule = "energy_split"
+    depth: DepthRule = "zero_exit"
+    placement: Placement = "top"
+    """Where zero-exit blocks come: on top, spread evenly, or at these layers of the child."""
+    split: Literal["even", "uneven"] = "even"
+    """Whether readers take equal shares of the copies of a unit, or 1 : 2 : ... ."""
     noise: float = 1.0
     """Standard deviation of the symmetry-breaking noise, as a multiple of each weight tensor's own, before it is
     centred to sum to zero over the copies of a unit (which leaves sqrt((c - 1) / c) of it for c copies)."""
+    snr: float | None = None
+    """Signal-to-noise ratio in decibels of the noise after it is centred; takes the place of `noise`."""
     optimizer: Literal["carry", "reset"] = "carry"
     seed: int = 0
 
