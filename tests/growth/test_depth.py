@@ -2,8 +2,8 @@ import pytest
 import torch
 from tiny_models import empty_model, gradients, grown_model, load, random_model, random_tokens, shape
 
-from kinfolk.growth.depth import layer_map
 from kinfolk.growth.claims import claims_preservation, describe
+from kinfolk.growth.depth import layer_map
 from kinfolk.growth.grow import grow_moments, grow_weights
 from kinfolk.plan.stages import Operator
 

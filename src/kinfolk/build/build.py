@@ -21,13 +21,15 @@ from kinfolk.build.origin import first_state, stage_config
 from kinfolk.build.run import BuildView, Run, begin_run, open_run, stages_to_train, unfinished_members
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import LoadedFamily
+from kinfolk.growth.claims import refuse_plan
+from kinfolk.growth.dynamics import stage_rates
 from kinfolk.plan.document import source_document, stage_flops
 from kinfolk.plan.stages import Stage
 from kinfolk.plan.strategies import plan_family
 from kinfolk.train import checkpoint
 from kinfolk.train.engine import Engine, Precision, alone, resolve_precision, start_engine
 from kinfolk.train.interruption import Interrupted, Interruption
-from kinfolk.train.model import empty_model
+from kinfolk.train.model import empty_model, parameters_of
 from kinfolk.train.monitor import final_loss, read_metrics
 from kinfolk.train.stage import Trained, rows_of_rank, train_stage
 
@@ -78,7 +80,7 @@ def _claim(loaded: LoadedFamily, folder: Path, engine: Engine, view: BuildView, 
             where=f"{loaded.origin}: members",
             fix="give every member a shape",
         )
-    plan_family(family, loaded.origin)
+    refuse_plan(plan_family(family, loaded.origin), family.model.architecture)
     rows_of_rank(family.recipe.tokens_per_step // family.model.context_length, engine.rank, engine.world_size)
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,8 +99,11 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
     engine.on_main(lambda: _start_stage(run, stage, precision, view))
     model = empty_model(stage_config(stage, run.family, run.store))
     context, recipe, folder = run.family.model.context_length, run.family.recipe, run.stages / stage.name
+    rates = stage_rates(run.plan, stage.name, run.family.model.architecture, parameters_of(model))
     try:
-        trained = train_stage(stage, model, run.store, recipe, context, precision, engine, folder, view, interruption)
+        trained = train_stage(
+            stage, model, run.store, recipe, context, precision, engine, folder, view, interruption, rates
+        )
     except Interrupted:
         if engine.is_main:
             saved = checkpoint.checkpoints(run.checkpoints(stage.name))[-1]

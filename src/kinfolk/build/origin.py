@@ -17,7 +17,8 @@ from kinfolk.data.tokens import TokenStore
 from kinfolk.errors import KinfolkError
 from kinfolk.family.spec import Family
 from kinfolk.growth.claims import claims_preservation, describe
-from kinfolk.growth.grow import grow_moments, grow_weights
+from kinfolk.growth.dynamics import grow_optimizer
+from kinfolk.growth.grow import grow_weights
 from kinfolk.growth.verify import verify
 from kinfolk.plan.stages import Grow, Plan, Scratch, Stage
 from kinfolk.train import checkpoint
@@ -41,7 +42,7 @@ def first_state(
         model = new_model(stage_config(stage, family, store), stage.source.seed)
         return checkpoint.tensors_of(model, None), Position(0, 0), None
     parent = plan.stage(stage.source.stage)
-    carries = not isinstance(stage.source, Grow) or stage.source.operator.optimizer == "carry"
+    carries = not isinstance(stage.source, Grow) or stage.source.dynamics.optimizer != "reset"
     state = _last_state(parent, family, store, stages, carries)
     sequences = plan.steps_before(stage.name) * (family.recipe.tokens_per_step // family.model.context_length)
     grown = None
@@ -96,13 +97,12 @@ def _grow(
     operator, architecture = stage.source.operator, family.model.architecture
     weights = grow_weights(_part(state, "model."), architecture, parent.shape, stage.shape, operator)
     tensors = {f"model.{name}": value for name, value in weights.items()}
-    if operator.optimizer == "carry":
-        first, second = (_part(state, f"optimizer.{moment}.") for moment in MOMENTS)
-        moments = grow_moments(first, second, architecture, parent.shape, stage.shape, operator)
-        steps = max(float(value) for value in _part(state, "optimizer.step.").values())
-        for moment, values in zip(MOMENTS, moments, strict=True):
-            tensors |= {f"optimizer.{moment}.{name}": value for name, value in values.items()}
-        tensors |= {f"optimizer.step.{name}": torch.tensor(steps) for name in weights}
+    keys = (*MOMENTS, "step")
+    first, second, counts = (_part(state, f"optimizer.{key}.") for key in keys)
+    shapes = parent.shape, stage.shape
+    grown = grow_optimizer(first, second, counts, architecture, *shapes, operator, stage.source.dynamics)
+    for key, values in zip(keys, grown, strict=True):
+        tensors |= {f"optimizer.{key}.{name}": value for name, value in values.items()}
 
     before, after = (empty_model(stage_config(each, family, store)) for each in (parent, stage))
     load_parameters(before, _part(state, "model."))

@@ -19,13 +19,16 @@ def plan(
     """Show every stage of a family's plan, what it costs, and what it saves against training each member alone."""
     from kinfolk.data.tokenizer import with_vocabulary
     from kinfolk.family.load import load_family
+    from kinfolk.growth.claims import refuse_plan
     from kinfolk.plan.document import plan_document
     from kinfolk.plan.machines import gpu_seconds
     from kinfolk.plan.strategies import plan_family
 
     loaded = load_family(family, with_strategy(set_, strategy))
     family_ = with_vocabulary(loaded)
-    document = plan_document(family_, plan_family(family_, loaded.origin))
+    plan_ = plan_family(family_, loaded.origin)
+    refuse_plan(plan_, family_.model.architecture)
+    document = plan_document(family_, plan_)
     for stage in document["stages"]:
         stage["gpu_seconds"] = gpu_seconds(_best_flops(stage["flops"]), gpu, utilisation)
     rate = _this_machine()

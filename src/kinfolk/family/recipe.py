@@ -67,9 +67,21 @@ class Recipe(Spec):
 class Growth(Spec):
     """How a member becomes the next; see `kinfolk.growth`."""
 
-    width: Literal["energy_split"] = "energy_split"
-    depth: Literal["zero_exit", "stack"] = "zero_exit"
+    width: Literal["energy_split", "tile", "fpi", "aki", "lemon", "zero_pad"] = "energy_split"
+    depth: Literal["zero_exit", "stack", "interpolate", "middle"] = "zero_exit"
+    placement: Literal["top", "even"] = "top"
+    """Where zero-exit layers come."""
+    split: Literal["even", "uneven"] = "even"
+    """Whether readers take equal shares of the copies of a unit, or 1 : 2 : ... ."""
     noise: float = Field(default=1.0, ge=0, le=10)
-    optimizer: Literal["carry", "reset"] = "carry"
+    snr: float | None = Field(default=None, ge=-40, le=120)
+    """Signal-to-noise ratio of the noise in decibels, in place of `noise`."""
+    optimizer: Literal["carry", "reset", "asymmetric"] = "carry"
+    """Adam's state: carried, dropped, or carried on the parent's coordinates and zero on the new ones."""
+    rates: Literal["uniform", "inherit", "rewarm_new"] = "uniform"
+    """Which learning rate the coordinates get: all the stage's, or as they were rescaled, or the new ones their own."""
+    rewarm_factor: float = Field(default=1.3, gt=0, le=100)
+    rewarm_steps: int = Field(default=250, ge=1, le=10**12)
+    """Under `rewarm_new`: steps in which the new coordinates' rate rises to `rewarm_factor` times the stage's."""
     start: Literal["finished", "undecayed"] = "finished"
     """Which state of the smaller member grows: the one before its learning rate decays, or the finished one."""

@@ -82,8 +82,8 @@ def source_document(source: Source) -> dict[str, Any]:
             return {"kind": "scratch", "seed": seed}
         case Continue(stage):
             return {"kind": "continue", "stage": stage}
-        case Grow(stage, operator):
-            return {"kind": "grow", "stage": stage, "operator": asdict(operator)}
+        case Grow(stage, operator, dynamics):
+            return {"kind": "grow", "stage": stage, "operator": asdict(operator), "dynamics": asdict(dynamics)}
 
 
 def _sum(costs: Any) -> Flops:

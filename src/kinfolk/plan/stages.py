@@ -46,8 +46,22 @@ class Operator:
     centred to sum to zero over the copies of a unit (which leaves sqrt((c - 1) / c) of it for c copies)."""
     snr: float | None = None
     """Signal-to-noise ratio in decibels of the noise after it is centred; takes the place of `noise`."""
-    optimizer: Literal["carry", "reset"] = "carry"
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """How a grown model trains on: what becomes of Adam's state, and which rates its coordinates get.
+
+    The fields, and what is meant by a new coordinate, are explained in `kinfolk.growth.dynamics`.
+    """
+
+    optimizer: Literal["carry", "reset", "asymmetric"] = "carry"
+    rates: Literal["uniform", "inherit", "rewarm_new"] = "uniform"
+    rewarm_factor: float = 1.3
+    """Under `rewarm_new`: learning rate of the new coordinates once they are warm, as a multiple of the stage's."""
+    rewarm_steps: int = 250
+    """Under `rewarm_new`: steps after the growth until the new coordinates have that rate."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,7 @@ class Grow:
 
     stage: str
     operator: Operator
+    dynamics: Dynamics = Dynamics()
 
 
 Source = Scratch | Continue | Grow

@@ -5,7 +5,7 @@ from dataclasses import replace
 from kinfolk.errors import KinfolkError
 from kinfolk.family.spec import Family, Member
 from kinfolk.plan.costs import six_nd, stage_tokens
-from kinfolk.plan.stages import Continue, Grow, Operator, Plan, Rate, Scratch, Source, Stage, Token
+from kinfolk.plan.stages import Continue, Dynamics, Grow, Operator, Plan, Rate, Scratch, Source, Stage, Token
 
 TRUNK = "-undecayed"
 """Suffix of the stage that a member shares with the next one: its training before the decay."""
@@ -47,10 +47,10 @@ def progressive(family: Family) -> Plan:
         if family.growth.start == "undecayed" and 0 < stage.rate.decay_steps < stage.steps and not is_last:
             trunk, branch = _split_before_decay(stage, family.recipe.tokens_per_step)
             stages += [trunk, branch]
-            source = Grow(trunk.name, _operator(family, index + 1))
+            source = _grow(family, trunk, index + 1)
         else:
             stages.append(stage)
-            source = Grow(stage.name, _operator(family, index + 1))
+            source = _grow(family, stage, index + 1)
     return Plan(family.name, "progressive", tuple(stages))
 
 
@@ -104,16 +104,25 @@ def _split_before_decay(stage: Stage, tokens_per_step: int) -> tuple[Stage, Stag
     return trunk, branch
 
 
-def _operator(family: Family, index: int) -> Operator:
+def _grow(family: Family, parent: Stage, index: int) -> Grow:
     """How the parent becomes member `index`."""
     growth = family.growth
-    return Operator(
+    operator = Operator(
         width=growth.width,
         depth=growth.depth,
+        placement=growth.placement,
+        split=growth.split,
         noise=growth.noise,
-        optimizer=growth.optimizer,
+        snr=growth.snr,
         seed=family.recipe.seed + index,
     )
+    dynamics = Dynamics(
+        optimizer=growth.optimizer,
+        rates=growth.rates,
+        rewarm_factor=growth.rewarm_factor,
+        rewarm_steps=growth.rewarm_steps,
+    )
+    return Grow(parent.name, operator, dynamics)
 
 
 def _stage(family: Family, member: Member, source: Source, tokens: float) -> Stage:

@@ -15,6 +15,7 @@ from kinfolk.data.loader import batch, epochs, sequences_per_epoch
 from kinfolk.data.tokens import TokenStore
 from kinfolk.errors import KinfolkError
 from kinfolk.family.recipe import Recipe
+from kinfolk.growth.dynamics import StageRates
 from kinfolk.plan.stages import Stage
 from kinfolk.train import checkpoint
 from kinfolk.train.checkpoint import Position
@@ -25,6 +26,7 @@ from kinfolk.train.objective import TokenLoss
 from kinfolk.train.optimizer import make_optimizer
 from kinfolk.train.rate import learning_rate
 from kinfolk.train.saving import SavingClock
+from kinfolk.train.update import make_update
 
 HELD_OUT_SEQUENCES = 32
 """Sequences of the quick held-out loss that is logged during training."""
@@ -53,10 +55,12 @@ def train_stage(
     folder: Path,
     view: View,
     interruption: Interruption,
+    rates: StageRates | None = None,
 ) -> Trained:
     """Train from the newest checkpoint in `folder`/checkpoints to the stage's last step; every process calls this.
 
     `model` supplies the architecture; its weights come from the checkpoint. The last checkpoint is always written.
+    `rates` are those of a grown model's coordinates, where they differ from the stage's.
     Raises Interrupted after saving when a stop was asked for, and KinfolkError on a loss or gradient that is not
     finite, with the last good checkpoint kept.
     """
@@ -65,6 +69,7 @@ def train_stage(
     objective = TokenLoss(model, torch.bfloat16 if precision == "bfloat16" else torch.float32)
     engine.distribute(objective)
     optimizer = make_optimizer(model, recipe.optimizer)
+    update = make_update(model, optimizer, rates)
     saves = folder / "checkpoints"
     kept = checkpoint.latest(saves)
     assert kept is not None, "the build prepares a first checkpoint"
@@ -94,8 +99,6 @@ def train_stage(
 
         while position.step < stage.steps:
             rate = learning_rate(stage.rate, position.step, stage.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             sequences = torch.from_numpy(
                 batch(store.train, context_length, position.sequences + mine.start, len(mine), recipe.seed)
             )
@@ -112,7 +115,7 @@ def train_stage(
                 kept, saved = saving.timed(save), position
             if stops:
                 raise Interrupted(interruption.requested or signal.SIGTERM)
-            optimizer.step()
+            update(rate, position.step)
             optimizer.zero_grad(set_to_none=True)
             position = Position(
                 position.step + 1, position.sequences + sequences_per_step, first.seconds + time.monotonic() - began
