@@ -13,8 +13,9 @@ from kinfolk.build.run import Run, open_run
 from kinfolk.data.loader import sequence_order, sequences_per_epoch
 from kinfolk.errors import KinfolkError
 from kinfolk.family.shapes import Shape
+from kinfolk.growth.dynamics import grow_optimizer
 from kinfolk.growth.grow import grow_moments, grow_weights
-from kinfolk.plan.stages import Continue, Grow, Operator, Plan, Rate, Scratch, Stage, Token
+from kinfolk.plan.stages import Continue, Dynamics, Grow, Operator, Plan, Rate, Scratch, Stage, Token
 from kinfolk.train import checkpoint
 from kinfolk.train.engine import alone
 from kinfolk.train.interruption import Interruption
@@ -71,12 +72,12 @@ def test_a_corrupted_growth_fails_the_build_and_writes_nothing(tmp_path: Path, m
     assert run.member("large").is_dir()
 
 
-@pytest.mark.parametrize("optimizer", ["carry", "reset"])
-def test_the_optimizer_is_carried_or_reset(run: Run, optimizer: Any) -> None:
+@pytest.mark.parametrize("optimizer", ["carry", "asymmetric", "reset"])
+def test_what_becomes_of_the_optimizer(run: Run, optimizer: Any) -> None:
     stage = grown_stage(run)
     assert isinstance(stage.source, Grow)
-    operator = replace(stage.source.operator, optimizer=optimizer)
-    stage = replace(stage, source=Grow(stage.source.stage, operator))
+    operator, dynamics = stage.source.operator, Dynamics(optimizer)
+    stage = replace(stage, source=replace(stage.source, dynamics=dynamics))
     state, position, _ = first_state(stage, run.plan, run.family, run.store, run.stages)
     parent = run.plan.stage(str(stage.parent))
     before = last_state(run, parent)
@@ -86,15 +87,25 @@ def test_the_optimizer_is_carried_or_reset(run: Run, optimizer: Any) -> None:
         assert all(name.startswith("model.") for name in state)
         return
     shapes = parent.shape, stage.shape
-    first, second = (
+    first, second, counts = (
         {name.removeprefix(prefix): value for name, value in before.items() if name.startswith(prefix)}
-        for prefix in ("optimizer.exp_avg.", "optimizer.exp_avg_sq.")
+        for prefix in ("optimizer.exp_avg.", "optimizer.exp_avg_sq.", "optimizer.step.")
     )
-    grown = grow_moments(first, second, "llama", *shapes, operator)
-    for moment, tensors in zip(("exp_avg", "exp_avg_sq"), grown, strict=True):
+    grown = grow_optimizer(first, second, counts, "llama", *shapes, operator, dynamics)
+    for moment, tensors in zip(("exp_avg", "exp_avg_sq", "step"), grown, strict=True):
         for name, expected in tensors.items():
             assert torch.equal(state[f"optimizer.{moment}.{name}"], expected)
-            assert float(state[f"optimizer.step.{name}"]) == sum(each.steps for each in run.plan.lineage(parent.name))
+    steps = sum(each.steps for each in run.plan.lineage(parent.name))
+    carried, _ = grow_moments(first, second, "llama", *shapes, operator)
+    for name, moment in grown[0].items():
+        if "layers.1." in name:
+            assert not moment.any() and float(grown[2][name]) == 0
+            continue
+        kept = carried[name].clone()
+        if optimizer == "asymmetric":  # the parent's own units are the first ones of every axis
+            kept[first[name].shape[0] :] = 0
+            kept.T[first[name].shape[-1] :] = 0
+        assert torch.equal(moment, kept) and float(grown[2][name]) == steps
     assert any(value.any() for value in grown[0].values())
 
 
