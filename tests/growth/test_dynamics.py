@@ -15,9 +15,9 @@ from torch import Tensor
 
 from kinfolk.family.recipe import Optimizer
 from kinfolk.family.shapes import Shape
-from kinfolk.growth.axes import axes_of
 from kinfolk.growth.dynamics import Rewarming, StageRates, grow_optimizer, spread, stage_rates
 from kinfolk.growth.grow import grow_moments, grow_weights
+from kinfolk.growth.tables import axes_of
 from kinfolk.growth.width import WidthGrowth
 from kinfolk.plan.stages import Continue, Dynamics, Grow, Operator, Plan, Rate, Scratch, Source, Stage, Token
 from kinfolk.train.optimizer import MOMENTS, make_optimizer, optimizer_tensors
