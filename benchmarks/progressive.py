@@ -82,14 +82,7 @@ def run_name(arm: str, arguments: argparse.Namespace, seed: int) -> str:
 
 def prepare(work: Path, members: int) -> Path:
     """Write the family file with its data; returns its path."""
-    work.mkdir(parents=True, exist_ok=True)
-    held_out = work / "held_out.jsonl"
-    if not held_out.exists():
-        with bz2.open(CLASSICS / "valid.jsonl.bz2", "rt", encoding="utf-8") as books, open(held_out, "w") as out:
-            for line in books:
-                text = json.loads(line)["text"]
-                start = max(0, (len(text) - HELD_OUT_CHARACTERS) // 2)
-                out.write(json.dumps({"text": text[start : start + HELD_OUT_CHARACTERS]}) + "\n")
+    held_out = write_held_out(work)
     document = yaml.safe_load((HERE / "progressive.yaml").read_text())
     document["members"] = document["members"][:members]
     document["data"] = {
@@ -99,6 +92,32 @@ def prepare(work: Path, members: int) -> Path:
     family = work / f"family{members}.yaml"
     family.write_text(yaml.safe_dump(document, sort_keys=False))
     return family
+
+
+def write_held_out(work: Path) -> Path:
+    """The held-out excerpts as a file of documents."""
+    work.mkdir(parents=True, exist_ok=True)
+    held_out = work / "held_out.jsonl"
+    if not held_out.exists():
+        with bz2.open(CLASSICS / "valid.jsonl.bz2", "rt", encoding="utf-8") as books, open(held_out, "w") as out:
+            for line in books:
+                text = json.loads(line)["text"]
+                start = max(0, (len(text) - HELD_OUT_CHARACTERS) // 2)
+                out.write(json.dumps({"text": text[start : start + HELD_OUT_CHARACTERS]}) + "\n")
+    return held_out
+
+
+def prepare_data(work: Path, family: Path) -> Path:
+    """Tokenise a family's data once, for runs to copy."""
+    store = work / "data"
+    if not store.exists():
+        from kinfolk.data.tokens import prepare as tokenise
+        from kinfolk.family.load import load_family, with_absolute_paths
+
+        write_held_out(work)
+        loaded = load_family(str(family))
+        tokenise(with_absolute_paths(loaded), loaded.folder, store, where=loaded.origin)
+    return store
 
 
 def tune(family: Path, work: Path, jobs: int) -> None:
@@ -112,13 +131,7 @@ def tune(family: Path, work: Path, jobs: int) -> None:
 
 def build_all(family: Path, work: Path, runs: dict[str, list[str]], jobs: int) -> None:
     """Build every run, `jobs` at a time; the data are tokenised once and copied to each."""
-    store = work / "data"
-    if not store.exists():
-        from kinfolk.data.tokens import prepare as tokenise
-        from kinfolk.family.load import load_family, with_absolute_paths
-
-        loaded = load_family(str(family))
-        tokenise(with_absolute_paths(loaded), loaded.folder, store, where=loaded.origin)
+    store = prepare_data(work, family)
 
     def build(name: str) -> None:
         run = work / name

@@ -25,7 +25,7 @@ from kinfolk.growth.claims import refuse_plan
 from kinfolk.growth.dynamics import stage_rates
 from kinfolk.plan.document import source_document, stage_flops
 from kinfolk.plan.stages import Stage
-from kinfolk.plan.strategies import plan_family
+from kinfolk.plan.strategies import Strategy, plan_family
 from kinfolk.train import checkpoint
 from kinfolk.train.engine import Engine, Precision, alone, resolve_precision, start_engine
 from kinfolk.train.interruption import Interrupted, Interruption
@@ -34,21 +34,24 @@ from kinfolk.train.monitor import final_loss, read_metrics
 from kinfolk.train.stage import Trained, rows_of_rank, train_stage
 
 
-def build(loaded: LoadedFamily, folder: Path, view: BuildView) -> None:
+def build(loaded: LoadedFamily, folder: Path, view: BuildView, strategy: Strategy | None = None) -> None:
     """Build every member of the family in the run directory `folder`, or what is still missing of it.
+
+    `strategy` makes the plan; by default the one that the family names.
 
     Under torchrun every process calls this. Raises KinfolkError for what the user can mend, and Interrupted after
     saving when a stop was asked for; the same call goes on from there. The processes other than the main one raise
     MainStopped where the main one alone has something to say.
     """
     began = time.monotonic()
+    strategy = strategy or partial(plan_family, origin=loaded.origin)
     with start_engine() as engine, ExitStack() as held:
         interruption = held.enter_context(Interruption(second_stops=engine.world_size == 1).watched())
         if not engine.is_main:
             # They note a signal, tell the main process of it with the next step, and follow that.
             held.enter_context(interruption.deferred())
-        engine.on_main(lambda: _claim(loaded, folder, engine, view, held))
-        run = open_run(loaded, folder)
+        engine.on_main(lambda: _claim(loaded, folder, engine, view, held, strategy))
+        run = open_run(loaded, folder, strategy)
         training, finishing = stages_to_train(run), unfinished_members(run)
         if not training and not finishing and run.ledger.events()[-1]["event"] == "build_finished":
             if engine.is_main:
@@ -70,7 +73,9 @@ def build(loaded: LoadedFamily, folder: Path, view: BuildView) -> None:
         record("build_finished", seconds=time.monotonic() - began)
 
 
-def _claim(loaded: LoadedFamily, folder: Path, engine: Engine, view: BuildView, held: ExitStack) -> None:
+def _claim(
+    loaded: LoadedFamily, folder: Path, engine: Engine, view: BuildView, held: ExitStack, strategy: Strategy
+) -> None:
     """Take the run directory for this build until `held` closes, and prepare it; a refusal leaves no trace of it."""
     family = loaded.family
     missing = [member.name for member in family.members if member.shape is None]
@@ -80,13 +85,13 @@ def _claim(loaded: LoadedFamily, folder: Path, engine: Engine, view: BuildView, 
             where=f"{loaded.origin}: members",
             fix="give every member a shape",
         )
-    refuse_plan(plan_family(family, loaded.origin), family.model.architecture)
+    refuse_plan(strategy(family), family.model.architecture)
     rows_of_rank(family.recipe.tokens_per_step // family.model.context_length, engine.rank, engine.world_size)
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     held.enter_context(only_build_in(folder))
     try:
-        begin_run(loaded, folder, view)
+        begin_run(loaded, folder, view, strategy)
     except BaseException:
         if not existed and not (folder / "data").exists():
             shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,7 @@ from kinfolk.family.load import LoadedFamily, dump_family, first_difference, wit
 from kinfolk.family.spec import Family
 from kinfolk.plan.document import plan_document
 from kinfolk.plan.stages import Plan, Stage
-from kinfolk.plan.strategies import plan_family
+from kinfolk.plan.strategies import Strategy, plan_family
 from kinfolk.train import checkpoint
 from kinfolk.train.monitor import View
 
@@ -58,7 +58,7 @@ class Run:
         return self.folder / "members" / name
 
 
-def begin_run(loaded: LoadedFamily, folder: Path, view: BuildView) -> None:
+def begin_run(loaded: LoadedFamily, folder: Path, view: BuildView, strategy: Strategy = plan_family) -> None:
     """Tokenise the data and write down the resolved family and plan, as far as that was not done before.
 
     KinfolkError for a folder that holds another family, and for what is wrong with the data.
@@ -81,15 +81,15 @@ def begin_run(loaded: LoadedFamily, folder: Path, view: BuildView) -> None:
         ledger.append("data_prepared", **data_counts(store), seconds=time.monotonic() - began)
     if not record.exists():
         settled = _with_vocabulary(family, store)
-        files.write_json(folder / "plan.json", plan_document(settled, plan_family(settled)))
+        files.write_json(folder / "plan.json", plan_document(settled, strategy(settled)))
         files.write_text(record, dump_family(family))
 
 
-def open_run(loaded: LoadedFamily, folder: Path) -> Run:
+def open_run(loaded: LoadedFamily, folder: Path, strategy: Strategy = plan_family) -> Run:
     """Open a directory that `begin_run` has prepared."""
     store = tokens.open_store(folder / "data")
     family = _with_vocabulary(with_absolute_paths(loaded), store)
-    plan = plan_family(family)
+    plan = strategy(family)
     tokenizer = AutoTokenizer.from_pretrained(store.tokenizer)
     ledger = Ledger(folder / "ledger.jsonl")
     return Run(folder, family, plan, plan_document(family, plan), store, tokenizer, ledger)

@@ -1,11 +1,14 @@
 """Strategies: pure functions from a family to a plan."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from kinfolk.errors import KinfolkError
 from kinfolk.family.spec import Family, Member
 from kinfolk.plan.costs import six_nd, stage_tokens
 from kinfolk.plan.stages import Continue, Dynamics, Grow, Operator, Plan, Rate, Scratch, Source, Stage, Token
+
+Strategy = Callable[[Family], Plan]
 
 TRUNK = "-undecayed"
 """Suffix of the stage that a member shares with the next one: its training before the decay."""
