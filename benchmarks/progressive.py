@@ -28,7 +28,10 @@ import yaml
 HERE = Path(__file__).resolve().parent
 CLASSICS = HERE.parent.parent / "shared" / "data" / "classics"
 HELD_OUT_CHARACTERS = 10_000
-"""Taken from the middle of each held-out book: 54 books by authors that the training part does not have."""
+"""Taken from the middle of each held-out book: 54 books by authors that the training part does not have. Peaks, noise
+and operators were chosen on these."""
+TEST_GAP = 1_000
+"""Characters between those and as many more of the same book, the test part: nothing is ever chosen on it."""
 
 PEAKS = (0.0056, 0.008, 0.011, 0.016)
 LATE = "recipe.schedule.decay_share=0.3"
@@ -95,16 +98,31 @@ def prepare(work: Path, members: int) -> Path:
 
 
 def write_held_out(work: Path) -> Path:
-    """The held-out excerpts as a file of documents."""
+    """The held-out excerpts as a file of documents; beside it the test part as test.txt."""
     work.mkdir(parents=True, exist_ok=True)
-    held_out = work / "held_out.jsonl"
-    if not held_out.exists():
-        with bz2.open(CLASSICS / "valid.jsonl.bz2", "rt", encoding="utf-8") as books, open(held_out, "w") as out:
-            for line in books:
-                text = json.loads(line)["text"]
-                start = max(0, (len(text) - HELD_OUT_CHARACTERS) // 2)
-                out.write(json.dumps({"text": text[start : start + HELD_OUT_CHARACTERS]}) + "\n")
+    held_out, test = work / "held_out.jsonl", work / "test.txt"
+    if not (held_out.exists() and test.exists()):
+        with bz2.open(CLASSICS / "valid.jsonl.bz2", "rt", encoding="utf-8") as lines:
+            books = [json.loads(line)["text"] for line in lines]
+        starts = [(len(book) - HELD_OUT_CHARACTERS) // 2 for book in books]
+        chosen = [book[start : start + HELD_OUT_CHARACTERS] for book, start in zip(books, starts, strict=True)]
+        starts = [start + HELD_OUT_CHARACTERS + TEST_GAP for start in starts]
+        kept = [book[start : start + HELD_OUT_CHARACTERS] for book, start in zip(books, starts, strict=True)]
+        held_out.write_text("".join(json.dumps({"text": text}) + "\n" for text in chosen))
+        test.write_text("\n\n".join(kept))
     return held_out
+
+
+def test_score(work: Path, run: Path, member: str) -> float:
+    """Bits per byte of a finished member on the test part, measured once and kept."""
+    kept = run / "test.json"
+    scores: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
+    if member not in scores:
+        from kinfolk.evaluate.measure import measure
+
+        scores[member] = measure(str(run / "members" / member), text=work / "test.txt", run=None).bits_per_byte
+        kept.write_text(json.dumps(scores))
+    return scores[member]
 
 
 def prepare_data(work: Path, family: Path) -> Path:
@@ -163,7 +181,8 @@ def finished_members(run: Path) -> dict[str, dict[str, Any]]:
 
 
 def show(arguments: argparse.Namespace) -> None:
-    """Bits per byte per member with the spread over seeds, costs, and KL between neighbours."""
+    """Bits per byte on the test part with the spread over seeds, costs, and KL between neighbours."""
+    write_held_out(arguments.work)
     runs = {
         arm: {seed: arguments.work / run_name(arm, arguments, seed) for seed in range(arguments.seeds)} for arm in ARMS
     }
@@ -171,15 +190,21 @@ def show(arguments: argparse.Namespace) -> None:
         arm: {seed: run for seed, run in seeds.items() if any(e["event"] == "build_finished" for e in events(run))}
         for arm, seeds in runs.items()
     }
-    print(f"\npeak exponent {arguments.exponent:g}; held-out bits per byte, mean ± standard deviation over the seeds\n")
+    print(
+        f"\npeak exponent {arguments.exponent:g}; bits per byte on the test part, "
+        "mean ± standard deviation over the seeds\n"
+    )
     print("| member | arm | seeds | bits per byte | minus independent, per seed | KL(smaller, this), nats |")
     print("|---|---|---|---|---|---|")
-    baseline = {seed: finished_members(run) for seed, run in finished["independent"].items()}
+    baseline: dict[int, float] = {}
     for index in range(arguments.members):
         for arm, seeds in finished.items():
             rows = {seed: list(finished_members(run).values())[index] for seed, run in seeds.items()}
+            scores = {seed: test_score(arguments.work, seeds[seed], event["member"]) for seed, event in rows.items()}
+            if arm == "independent":
+                baseline = scores
             if rows:
-                print(row(arm, rows, baseline))
+                print(row(arm, rows, scores, baseline))
     for arm, seeds in finished.items():
         costs = [[e for e in events(run) if e["event"] == "stage_finished"] for run in seeds.values()]
         if costs:
@@ -187,21 +212,27 @@ def show(arguments: argparse.Namespace) -> None:
                 statistics.mean(sum(part(e) for e in run) for run in costs)
                 for part in (lambda e: e["flops"]["six_nd"], lambda e: e["flops"]["matmul"], lambda e: e["seconds"])
             )
-            print(f"{arm}: {six_nd:.4g} FLOPs (6ND), {matmul:.4g} FLOPs (matmul), {seconds:,.0f} core seconds")
+            processor = statistics.mean(processor_seconds(run) for run in seeds.values())
+            print(
+                f"{arm}: {six_nd:.4g} FLOPs (6ND), {matmul:.4g} FLOPs (matmul), {seconds:,.0f} s of training, "
+                f"{processor:,.0f} processor seconds in all"
+            )
 
 
-def row(arm: str, rows: dict[int, dict[str, Any]], baseline: dict[int, dict[str, dict[str, Any]]]) -> str:
+def processor_seconds(run: Path) -> float:
+    """What a build has used of the processor, which other work on the machine lengthens less than the clock."""
+    lines = (run / "processor_seconds.jsonl").read_text().splitlines()
+    return float(sum(json.loads(line)["seconds"] for line in lines))
+
+
+def row(arm: str, rows: dict[int, dict[str, Any]], scores: dict[int, float], baseline: dict[int, float]) -> str:
     """One line of the table: a member in one arm, over the seeds that have finished."""
-    member = next(iter(rows.values()))["member"]
-    scores = {seed: event["held_out"]["bits_per_byte"] for seed, event in rows.items()}
-    differences = [
-        f"{score - baseline[seed][member]['held_out']['bits_per_byte']:+.4f}"
-        for seed, score in scores.items()
-        if seed in baseline and arm != "independent"
-    ]
+    differences = [score - baseline[seed] for seed, score in scores.items() if seed in baseline]
+    per_seed = ", ".join(f"{difference:+.4f}" for difference in differences) if arm != "independent" else ""
     kls = [event["kl_from_previous"]["kl_small_to_large"] for event in rows.values() if event["kl_from_previous"]]
-    cells = [member, arm, str(len(rows)), spread(list(scores.values())), ", ".join(differences)]
-    return "| " + " | ".join([*cells, spread(kls) if kls else ""]) + " |"
+    member = next(iter(rows.values()))["member"]
+    cells = [member, arm, str(len(rows)), spread(list(scores.values())), per_seed, spread(kls) if kls else ""]
+    return "| " + " | ".join(cells) + " |"
 
 
 def spread(values: list[float]) -> str:
