@@ -102,6 +102,9 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
     assert stage.shape is not None
     precision = resolve_precision(run.family.recipe.precision, engine.device)
     engine.on_main(lambda: _start_stage(run, stage, precision, view))
+    if stage.steps == 0:
+        engine.on_main(lambda: _record_stage(run, stage, Trained(0.0, 0.0, 0.0)))
+        return
     model = empty_model(stage_config(stage, run.family, run.store))
     context, recipe, folder = run.family.model.context_length, run.family.recipe, run.stages / stage.name
     rates = stage_rates(run.plan, stage.name, run.family.model.architecture, parameters_of(model))
@@ -144,7 +147,7 @@ def _record_stage(run: Run, stage: Stage, trained: Trained) -> None:
         epochs=trained.epochs,
         seconds=trained.seconds,
         checkpoint_seconds=trained.checkpoint_seconds,
-        final_loss=final_loss(read_metrics(run.stages / stage.name / "metrics.jsonl")),
+        final_loss=final_loss(read_metrics(run.stages / stage.name / "metrics.jsonl")) if stage.steps else None,
         flops=stage_flops(run.family, stage),
     )
 

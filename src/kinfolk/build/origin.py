@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from kinfolk.data.loader import sequences_per_epoch
 from kinfolk.data.tokens import TokenStore
 from kinfolk.errors import KinfolkError
+from kinfolk.evaluate.load import load_checkpoint
 from kinfolk.family.spec import Family
 from kinfolk.growth.claims import claims_preservation, describe
 from kinfolk.growth.dynamics import grow_optimizer
 from kinfolk.growth.grow import grow_weights
 from kinfolk.growth.verify import verify
-from kinfolk.plan.stages import Grow, Plan, Scratch, Stage
+from kinfolk.plan.stages import Grow, Load, Plan, Scratch, Stage
 from kinfolk.train import checkpoint
 from kinfolk.train.checkpoint import Position
 from kinfolk.train.engine import alone
@@ -41,6 +42,8 @@ def first_state(
     if isinstance(stage.source, Scratch):
         model = new_model(stage_config(stage, family, store), stage.source.seed)
         return checkpoint.tensors_of(model, None), Position(0, 0), None
+    if isinstance(stage.source, Load):
+        return _loaded(stage, stage.source.folder, family, store), Position(0, 0), None
     parent = plan.stage(stage.source.stage)
     carries = not isinstance(stage.source, Grow) or stage.source.dynamics.optimizer != "reset"
     state = _last_state(parent, family, store, stages, carries)
@@ -49,6 +52,20 @@ def first_state(
     if isinstance(stage.source, Grow):
         state, grown = _grow(state, stage, parent, family, store)
     return state, Position(0, sequences), grown
+
+
+def _loaded(stage: Stage, folder: str, family: Family, store: TokenStore) -> dict[str, Tensor]:
+    """The weights of a checkpoint that was made elsewhere, in the stage's own model."""
+    loaded, tokenizer = load_checkpoint(folder, "cpu")
+    if tokenizer.get_vocab() != AutoTokenizer.from_pretrained(store.tokenizer).get_vocab():
+        raise KinfolkError(
+            "the checkpoint's tokenizer is not the one that the data were written with",
+            where=folder,
+            fix="set tokenizer.load to the checkpoint's folder, in a new run directory",
+        )
+    model = empty_model(stage_config(stage, family, store))
+    load_parameters(model, parameters_of(loaded))
+    return checkpoint.tensors_of(model, None)
 
 
 def stage_config(stage: Stage, family: Family, store: TokenStore) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 from kinfolk.family.shapes import parameter_count
 from kinfolk.family.spec import Family
 from kinfolk.plan.costs import matmul_flops_per_token, six_nd
-from kinfolk.plan.stages import Continue, Grow, Plan, Scratch, Source, Stage
+from kinfolk.plan.stages import Continue, Grow, Load, Plan, Scratch, Source, Stage
 from kinfolk.plan.strategies import independent
 
 Flops = dict[str, float | None]
@@ -80,6 +80,8 @@ def source_document(source: Source) -> dict[str, Any]:
     match source:
         case Scratch(seed):
             return {"kind": "scratch", "seed": seed}
+        case Load(folder):
+            return {"kind": "load", "folder": folder}
         case Continue(stage):
             return {"kind": "continue", "stage": stage}
         case Grow(stage, operator, dynamics):

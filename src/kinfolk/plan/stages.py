@@ -20,6 +20,13 @@ class Scratch:
 
 
 @dataclass(frozen=True)
+class Load:
+    """Start from the weights of a Hugging Face checkpoint, which brings no optimizer state."""
+
+    folder: str
+
+
+@dataclass(frozen=True)
 class Continue:
     """Go on from the last state (weights and optimizer) of another stage, in the same shape."""
 
@@ -73,7 +80,7 @@ class Grow:
     dynamics: Dynamics = Dynamics()
 
 
-Source = Scratch | Continue | Grow
+Source = Scratch | Load | Continue | Grow
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ class Stage:
     @property
     def parent(self) -> str | None:
         """Name of the stage this one starts from, or None for a root."""
-        return None if isinstance(self.source, Scratch) else self.source.stage
+        return None if isinstance(self.source, Scratch | Load) else self.source.stage
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ class Flops(_Record):
 
 
 class Source(_Record):
-    kind: Literal["scratch", "continue", "grow"]
+    kind: Literal["scratch", "load", "continue", "grow"]
     seed: int | None = None
+    folder: str | None = None
     operator: dict[str, Any] | None = None
 
 
@@ -141,7 +142,7 @@ class StageFinished(_Record):
     tokens: float
     epochs: float
     seconds: float
-    final_loss: float
+    final_loss: float | None
     flops: Flops
 
 

@@ -96,6 +96,8 @@ def _edge(stage: StageRun) -> str:
     source = stage.plan.source
     if source.kind == "scratch":
         return "from scratch" + (f", seed {source.seed}" if source.seed is not None else "")
+    if source.kind == "load":
+        return _clip(f"loaded from {source.folder}", 46)
     if source.kind == "continue":
         return _clip(f"continues {stage.plan.parent}", 46)
     operator = source.operator or {}

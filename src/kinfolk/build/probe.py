@@ -1,0 +1,127 @@
+"""Choosing a way of growing by trying them: short stages from one checkpoint, compared on held-out text."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from kinfolk.build.build import build
+from kinfolk.build.run import BuildView, open_run
+from kinfolk.errors import KinfolkError
+from kinfolk.family.data import LoadedTokenizer
+from kinfolk.family.load import LoadedFamily
+from kinfolk.family.recipe import Growth
+from kinfolk.family.shapes import Shape
+from kinfolk.family.spec import Member, Model
+from kinfolk.growth.sizes import sizes_of_config, with_fields
+from kinfolk.plan.probe import probe
+from kinfolk.plan.stages import Load
+from kinfolk.train.monitor import read_metrics
+
+CANDIDATES: Mapping[str, dict[str, Any]] = {
+    "energy_split": {},
+    "energy_split-uneven": {"noise": 0.0, "split": "uneven"},
+    "lemon": {"width": "lemon"},
+    "zero_pad": {"width": "zero_pad"},
+    "aki": {"width": "aki"},
+    "stack": {"depth": "stack"},
+    "zero_exit-even": {"placement": "even"},
+    "interpolate": {"depth": "interpolate"},
+}
+"""What is tried, by name: the fields of `growth` in a family file that differ from the defaults."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """How one way of growing did."""
+
+    name: str
+    growth: Growth
+    losses: dict[int, float]
+    """Held-out loss in nats per token, by step."""
+
+    @property
+    def loss(self) -> float:
+        """After the last step."""
+        return self.losses[max(self.losses)]
+
+
+def probe_growth(
+    loaded: LoadedFamily,
+    source: str,
+    changes: dict[str, int | bool],
+    steps: int,
+    folder: Path,
+    view: BuildView,
+) -> list[Candidate]:
+    """Grow the checkpoint `source` in every way that makes a difference, train each for `steps` steps on the data and
+    by the recipe of a family, and rank them, best first.
+
+    `changes` are the sizes that grow, named as in a config. `folder` is a run directory; a probe that was stopped goes
+    on in it. Raises KinfolkError for what the family or the checkpoint does not allow.
+    """
+    config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    model = _model_of(config, loaded, source)
+    sizes = sizes_of_config(config)
+    parent, child = sizes.shape, with_fields(sizes, changes).shape
+    candidates = candidates_between(parent, child)
+    if len(candidates) < 2:
+        raise KinfolkError("parent and child have the same shape", fix="give a larger shape with --to")
+    family = loaded.family
+    tokens = float(steps * family.recipe.tokens_per_step)
+    members = [Member(name="source", shape=parent, tokens=1), Member(name="grown", shape=child, tokens=tokens)]
+    changed = {
+        "members": members,
+        "strategy": "progressive",
+        "parent_credit": 0.0,
+        "tokenizer": LoadedTokenizer(load=str(Path(source).resolve())),
+        "model": model,
+    }
+    trial = replace(loaded, family=family.model_copy(update=changed))
+    strategy = partial(probe, candidates=candidates, parent=Load(source))
+    build(trial, folder, view, strategy)
+    run = open_run(trial, folder, strategy)
+    found = [
+        Candidate(name, growth, _held_out(run.stages / f"grown-{name}" / "metrics.jsonl"))
+        for name, growth in candidates.items()
+    ]
+    return sorted(found, key=lambda candidate: candidate.loss)
+
+
+def _model_of(config: PreTrainedConfig, loaded: LoadedFamily, source: str) -> Model:
+    """The family's model with what the checkpoint decides; KinfolkError where kinfolk cannot train its kind."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if config.model_type not in ("llama", "qwen3") or rope.get("rope_type", "default") != "default":
+        raise KinfolkError(
+            f"a probe trains, and kinfolk trains llama and qwen3 with unscaled rotary positions, not this "
+            f"{config.model_type}",
+            where=source,
+            fix="grow without --probe",
+        )
+    return loaded.family.model.model_copy(
+        update={
+            "architecture": config.model_type,
+            "vocab_size": config.vocab_size,
+            "rope_theta": float(rope["rope_theta"]),
+            "rms_norm_eps": config.rms_norm_eps,
+        }
+    )
+
+
+def candidates_between(parent: Shape, child: Shape) -> dict[str, Growth]:
+    """The candidates that differ for this step: those of width where the width grows, of depth where the depth does."""
+    deeper = child.num_hidden_layers > parent.num_hidden_layers
+    wider = child.model_copy(update={"num_hidden_layers": parent.num_hidden_layers}) != parent
+    found = {}
+    for name, fields in CANDIDATES.items():
+        is_of_depth = not fields.keys().isdisjoint({"depth", "placement"})
+        if (is_of_depth and deeper) or (not is_of_depth and wider) or (not fields and deeper):
+            found[name] = Growth.model_validate(fields)
+    return found
+
+
+def _held_out(metrics: Path) -> dict[int, float]:
+    return {record["step"]: record["held_out_loss"] for record in read_metrics(metrics) if "held_out_loss" in record}
