@@ -47,9 +47,12 @@ CANDIDATES: dict[str, dict[str, dict[str, Any]]] = {
         "asymmetric reset": ASYMMETRIC,
         "sparkling": SPARKLING,
         "inherited rates": {"rates": "inherit"},
+        "zero_pad, inherited rates": {"width": "zero_pad", "noise": 0.0, "rates": "inherit"},
+        "zero_pad, sparkling": {"width": "zero_pad", "noise": 0.0} | SPARKLING,
     },
     "depth": {
         "zero_exit on top": {},
+        "zero_exit, drawn blocks": {"block": "drawn"},
         "zero_exit evenly": {"placement": "even"},
         "stack": {"depth": "stack"},
         "interpolate": {"depth": "interpolate"},

@@ -71,6 +71,8 @@ class Growth(Spec):
     depth: Literal["zero_exit", "stack", "interpolate", "middle"] = "zero_exit"
     placement: Literal["top", "even"] = "top"
     """Where zero-exit layers come."""
+    block: Literal["copied", "drawn"] = "copied"
+    """What zero-exit layers hold apart from their zero exits: a copied layer's matrices, or random ones."""
     split: Literal["even", "uneven"] = "even"
     """Whether readers take equal shares of the copies of a unit, or 1 : 2 : ... ."""
     noise: float = Field(default=1.0, ge=0, le=10)

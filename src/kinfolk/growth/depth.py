@@ -2,7 +2,8 @@
 
 zero_exit    new blocks are copies whose **exits**, the tensors that write the residual stream, are zero: a new block
              adds nothing, so the function is kept bit for bit. It is alive: the first step moves its exits, the second
-             everything in it (growth spec, section 3.3). They come on top, as copies of the layers 0, 1, ...
+             everything in it (growth spec, section 3.3). Their matrices are those of a layer, or drawn at random with
+             the same deviation. They come on top, as copies of the layers 0, 1, ...
              (cyclically), or are spread evenly or put at given places, each a copy of the layer below it (LLaMA-Pro,
              arXiv 2401.02415).
 stack        child layer j is parent layer j mod L with everything in it (G_stack, arXiv 2405.15319).

@@ -79,6 +79,7 @@ class Origin:
 
     name: str
     """Of the parent's parameter."""
+    child_name: str
     following: str | None
     """The same parameter one layer up, where new units are taken from it."""
     axes: Axes
@@ -96,6 +97,8 @@ class Origin:
             table = self.width.table
             silent = -table.gamma_offset if Axis.HIDDEN_POST_NORM in self.axes else 0.0
             return tensor.new_full(self.width.child_size(tensor, self.axes), silent)
+        if self.is_new and self.width.operator.block == "drawn" and len(self.axes) > 1:
+            return self.width.drawn(tensor, self.axes, self.child_name)
         following = parameters[self.following] if self.following else None
         return self.width.weights(tensor, self.axes, self.name, following=following, expert_copy=self.expert_copy)
 
@@ -131,7 +134,7 @@ def origins_of(
     for name in _without_tied_aliases(parameters, architecture, before.shape):
         place = place_of(name, architecture)
         if place.layer is None:
-            origin = Origin(name, None, place.axes, False, False, (0, 1), width)
+            origin = Origin(name, name, None, place.axes, False, False, (0, 1), width)
             outside[bool(layers)].append((name, origin))
         elif place.layer >= before.shape.num_hidden_layers:
             raise KinfolkError(
@@ -149,8 +152,11 @@ def origins_of(
             takes_next = operator.width == "aki" and source.source < top
             following = in_layer(name, source.source + 1, architecture) if takes_next else None
             for expert, copy, copies in _experts(place.expert, before, after):
-                origin = Origin(name, following, place.axes, is_new, table.is_exit(place.axes), (copy, copies), width)
-                inside.append((in_layer(name, number, architecture, expert), origin))
+                child_name = in_layer(name, number, architecture, expert)
+                origin = Origin(
+                    name, child_name, following, place.axes, is_new, table.is_exit(place.axes), (copy, copies), width
+                )
+                inside.append((child_name, origin))
     return outside[0] + inside + outside[1]
 
 

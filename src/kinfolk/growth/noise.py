@@ -61,7 +61,7 @@ def expert_noise(grown: Tensor, copy: int, copies: int, operator: Operator, name
 
 def _deviation(tensor: Tensor, name: str) -> float:
     """Standard deviation, rounded so that it does not depend on the order in which threads add up."""
-    deviation = float(tensor.double().std(correction=0))
+    deviation = float(tensor.detach().double().std(correction=0))
     if not math.isfinite(deviation):
         raise KinfolkError(f"{name} holds values that are not finite", fix="grow from an earlier checkpoint")
     return float(f"{deviation:.6g}")

@@ -127,6 +127,11 @@ class WidthGrowth:
         grown = self._with_fresh_units(grown, parent_tensor, axes, name)
         return self._with_noise(grown, axes, name, expert_copy).to(parent_tensor.dtype)
 
+    def drawn(self, parent_tensor: Tensor, axes: Axes, name: str) -> Tensor:
+        """Normal draws of the child's size with the standard deviation of the parent's tensor, in its dtype."""
+        like = parent_tensor.new_empty(self.child_size(parent_tensor, axes), dtype=_wide_dtype(parent_tensor))
+        return drawn(like, parent_tensor, self.operator.seed, name).to(parent_tensor.dtype)
+
     def gradients(self, parent_tensor: Tensor, axes: Axes, name: str, *, power: int = 1) -> Tensor:
         """A gradient of the parent as the child would have it; with `power` 2 a squared one (Adam's second moment).
 
@@ -371,7 +376,11 @@ def _occurrence(index: Tensor) -> Tensor:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor.detach().to(_wide_dtype(tensor))
+
+
+def _wide_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:

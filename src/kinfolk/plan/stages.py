@@ -46,6 +46,8 @@ class Operator:
     depth: DepthRule = "zero_exit"
     placement: Placement = "top"
     """Where zero-exit blocks come: on top, spread evenly, or at these layers of the child."""
+    block: Literal["copied", "drawn"] = "copied"
+    """What zero-exit blocks hold apart from their exits: the weights of a layer, or draws of their deviation."""
     split: Literal["even", "uneven"] = "even"
     """Whether readers take equal shares of the copies of a unit, or 1 : 2 : ... ."""
     noise: float = 1.0

@@ -114,6 +114,7 @@ def _grow(family: Family, parent: Stage, index: int) -> Grow:
         width=growth.width,
         depth=growth.depth,
         placement=growth.placement,
+        block=growth.block,
         split=growth.split,
         noise=growth.noise,
         snr=growth.snr,
