@@ -144,8 +144,8 @@ def losses(work: Path, name: str, label: str) -> list[float] | None:
     plan = work / name / "plan.json"
     if not path.exists() or not plan.exists():
         return None
-    steps = {stage["name"]: stage["steps"] for stage in json.loads(plan.read_text())["stages"]}
-    total = steps[f"child-{_slug(label)}"]
+    # All candidates have the same steps.
+    total = json.loads(plan.read_text())["stages"][-1]["steps"]
     found = {
         record["step"]: record["held_out_loss"]
         for record in map(json.loads, path.read_text().splitlines())
