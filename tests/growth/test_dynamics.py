@@ -72,7 +72,7 @@ class Trainee:
     def part(self, key: str) -> dict[str, Tensor]:
         return {name: self.tensors[f"{key}.{name}"] for name, _ in self.model.named_parameters()}
 
-    def grown(self, plan: Plan, name: str) -> "Trainee":
+    def grown(self, plan: Plan, name: str, rates: Any = stage_rates) -> "Trainee":
         """What the stage called `name` starts from, grown from this model."""
         parent, child = plan.lineage(name)[-2:]
         assert isinstance(child.source, Grow) and parent.shape is not None and child.shape is not None
@@ -83,7 +83,7 @@ class Trainee:
             *(self.part(key) for key in keys), self.architecture, parent.shape, child.shape, operator, dynamics
         )
         model = load(empty_model(self.architecture, child.shape), weights)
-        twin = Trainee(model, stage_rates(plan, name, self.architecture, weights), self.architecture)
+        twin = Trainee(model, rates(plan, name, self.architecture, weights), self.architecture)
         for key, values in zip(keys, state, strict=True):
             for parameter, value in values.items():
                 twin.tensors[f"{key}.{parameter}"].copy_(value)
@@ -263,6 +263,49 @@ def test_new_coordinates_are_corrected_by_their_own_age() -> None:
 
 def empty_weights(shape: Shape) -> dict[str, Tensor]:
     return {name: each.detach() for name, each in empty_model("llama", shape).named_parameters()}
+
+
+@pytest.mark.parametrize("width", ["lemon", "zero_pad"])
+def test_carried_moments_of_what_is_no_copy_begin_afresh(width: Any) -> None:
+    """Drawn and silent units have no moments to carry: they move as after a reset, all others as AdamW has it."""
+    model = Trainee(random_model("llama", PARENT))
+    for step in range(4):
+        model.push(step)
+
+    def changes(optimizer: Any, rates: Any = stage_rates) -> dict[str, Tensor]:
+        plan = chain((PARENT, CHILD), 4, Dynamics(optimizer), Operator(width=width, noise=0.0))
+        twin = model.grown(plan, "1", rates)
+        start = twin.weights()
+        twin.push(0)
+        return {name: after - start[name] for name, after in twin.weights().items()}
+
+    found, fresh = changes("carry"), changes("reset")
+    adamw = changes("carry", rates=lambda *_: None)
+    moments = model.grown(chain((PARENT, CHILD), 4, Dynamics(), Operator(width=width, noise=0.0)), "1").part(
+        "exp_avg_sq"
+    )
+    for name, change in found.items():
+        wanted = torch.where(moments[name] > 0, adamw[name], fresh[name])
+        assert (change - wanted).abs().max() < 1e-14, name
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert (moments[name] == 0).any() and (adamw[name] - fresh[name]).abs().max() > 0.5 * RATE
+
+
+@pytest.mark.parametrize("width", ["energy_split", "tile", "fpi", "aki", "lemon", "zero_pad"])
+@pytest.mark.parametrize("depth", ["zero_exit", "stack", "interpolate", "middle"])
+def test_every_operator_trains_on_under_every_policy(width: Any, depth: Any) -> None:
+    """No factor is zero or infinite: every coordinate that has a gradient moves, by a bounded step."""
+    child = (DOUBLE if width == "tile" else CHILD).model_copy(update={"num_hidden_layers": 3})
+    operator, model = Operator(width=width, depth=depth), Trainee(random_model("llama", PARENT))
+    model.push(0)
+    for dynamics in (Dynamics(), INHERIT, ASYMMETRIC, REWARM, replace(INHERIT, optimizer="asymmetric")):
+        twin = model.grown(chain((PARENT, child), 1, dynamics, operator), "1")
+        start = twin.weights()
+        for step in range(2):
+            twin.push(step)
+        for name, after in twin.weights().items():
+            change = (after - start[name]).abs()
+            assert change.isfinite().all() and change.min() > 0 and change.max() < 10 * RATE, (name, dynamics)
 
 
 @pytest.mark.parametrize("depth", ["zero_exit", "stack"])

@@ -9,14 +9,17 @@ units of the child that copy one unit of the parent one is the parent's own, and
 Adam's state, `Dynamics.optimizer`:
 
 carry       Moments by the index maps, times the gradient factor and its square (growth spec, section 4, rule 4). Every
-            tensor keeps the step count of the one that it comes from. The tensors of new zero-exit blocks come from
-            none: zero moments, and a count of 0. (With the old count their first update would be
-            (1 - b1)/sqrt(1 - b2) of the rate: 0.45 at betas of 0.9, 0.95, and 3.2 at 0.9, 0.999.)
-asymmetric  The same, and then zero on the new coordinates: the reset of SPARKLING (arXiv 2602.02472), which breaks
-            the symmetry of copies. A tensor has one count, but Adam's bias correction needs the number of steps that
-            a moment has averaged over; so new coordinates are corrected by their own **age**, the steps since their
-            reset. Ages follow from the plan, through any number of growths.
+            tensor keeps the step count of the one that it comes from. What is no copy (the tensors of new zero-exit
+            blocks, and units that are drawn, zero or a mean) begins with moments of zero.
+asymmetric  The same, and then zero on all new coordinates: the reset of SPARKLING (arXiv 2602.02472), which breaks the
+            symmetry of copies.
 reset       None of it: all moments and counts are 0.
+
+Adam's bias correction needs the number of steps that a moment has averaged over. With the count of the old moments, the
+first update by a moment that was zero would be (1 - b1)/sqrt(1 - b2) of the rate: 0.45 at betas of 0.9 and 0.95, and
+3.2 at 0.9 and 0.999. So a wholly new tensor counts from 0, and in other tensors, which have one count, such coordinates
+are corrected by their own **age**, the steps since their moments were zero. Ages follow from the plan, through any
+number of growths.
 
 Rates, `Dynamics.rates`:
 
@@ -24,9 +27,9 @@ uniform     The stage's learning rate for every coordinate.
 inherit     Learning rate x s, weight decay x 1/s, Adam's eps x g, where s and g are the factors by which growth has
             rescaled the coordinate and its gradient (growth spec, section 4, rules 1 and 2). With Adam's state carried,
             a child that was grown without noise then repeats the parent's trajectory, as long as no gradient is
-            clipped (the clip sees the child's norm, which is not the parent's). Tensors of new zero-exit blocks have
-            the factor 1. The parent itself was trained with its own factors, so they multiply along the lineage,
-            back to the last growth with other rates.
+            clipped (the clip sees the child's norm, which is not the parent's). What is no copy has the factor 1. The
+            parent itself was trained with its own factors, so they multiply along the lineage, back to the last growth
+            with other rates.
 rewarm_new  New coordinates warm up again: their rate rises linearly to `rewarm_factor` (1.3) times the stage's rate in
             `rewarm_steps` (250) steps; the others follow the stage. Weight decay goes with the rate, as it does for a
             parameter group of AdamW. Published for SPARKLING are the factor, the steps and that old parameters keep
@@ -177,9 +180,9 @@ def _coordinates(
         value = tuple(_scaled(v, g, g.value) if g else v for v, g in zip(before.value, growths, strict=True))
         gradient = tuple(_scaled(v, g, g.gradient) if g else v for v, g in zip(before.gradient, growths, strict=True))
     if dynamics.optimizer == "carry":
-        age = tuple(_copied(v, g) for v, g in zip(before.age, growths, strict=True))
+        age = tuple(_reset(v, g, _is_no_copy(g)) if g else v for v, g in zip(before.age, growths, strict=True))
     elif dynamics.optimizer == "asymmetric" and not in_new_layer:
-        age = tuple(_reset_at_new(v, g) for v, g in zip(before.age, growths, strict=True))
+        age = tuple(_reset(v, g, g.new | _is_no_copy(g)) if g else v for v, g in zip(before.age, growths, strict=True))
     return Coordinates(value, gradient, is_old, age, rewarmed and in_new_layer)
 
 
@@ -214,31 +217,24 @@ def _source(name: str, width: WidthGrowth, architecture: str) -> tuple[str, bool
 
 def _is_old(axes: Axes, width: WidthGrowth) -> Vectors:
     growths = [width.axis(axis) for axis in axes]
-    return tuple(_first_copies(growth) if growth else None for growth in growths)
+    return tuple((~growth.new).double() if growth and growth.new.any() else None for growth in growths)
 
 
-def _first_copies(growth: AxisGrowth) -> Tensor | None:
-    """1 at the parent's own units, and 0 at the others; None without others."""
-    return (~growth.new).double() if growth.new.any() else None
+def _is_no_copy(growth: AxisGrowth) -> Tensor:
+    return growth.fresh | growth.zero | growth.mean
 
 
 def _aged(before: Coordinates, steps: int) -> Coordinates:
     return replace(before, age=tuple(None if vector is None else vector + steps for vector in before.age))
 
 
-def _copied(vector: Tensor | None, growth: AxisGrowth | None) -> Tensor | None:
-    return vector if vector is None or growth is None else vector[growth.index]
-
-
-def _scaled(vector: Tensor | None, growth: AxisGrowth, factor: Tensor) -> Tensor | None:
-    copied = _copied(vector, growth)
-    scaled = factor if copied is None else copied * factor
+def _scaled(before: Tensor | None, growth: AxisGrowth, factor: Tensor) -> Tensor | None:
+    copied = factor if before is None else before[growth.index] * factor
+    scaled = torch.where(_is_no_copy(growth), 1.0, copied)
     return None if (scaled == 1).all() else scaled
 
 
-def _reset_at_new(age: Tensor | None, growth: AxisGrowth | None) -> Tensor | None:
-    is_old = _first_copies(growth) if growth else None
-    copied = _copied(age, growth)
-    if is_old is None:
-        return copied
-    return torch.where(is_old == 1, math.inf if copied is None else copied, 0.0)
+def _reset(before: Tensor | None, growth: AxisGrowth, where: Tensor) -> Tensor | None:
+    copied = torch.full_like(growth.value, math.inf) if before is None else before[growth.index]
+    age = torch.where(where, 0.0, copied)
+    return None if age.isinf().all() else age
