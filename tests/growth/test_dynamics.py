@@ -173,6 +173,22 @@ def test_other_rates_end_the_inheritance() -> None:
             assert (one is None and other is None) or torch.equal(one, other)
 
 
+def test_a_new_block_has_the_factor_one_and_a_stacked_one_that_of_its_source() -> None:
+    child = CHILD.model_copy(update={"num_hidden_layers": 3})
+    for depth in ("zero_exit", "stack"):
+        plan = chain((PARENT, child), 1, INHERIT, Operator(noise=0.0, depth=depth))
+        rates = stage_rates(plan, "1", "llama", empty_weights(child))
+        assert rates is not None
+        for name, new in rates.coordinates.items():
+            if "layers.2." in name and depth == "zero_exit":
+                assert new.is_plain
+            elif "layers.2." in name:
+                source = rates.coordinates[name.replace("layers.2.", "layers.0.")]
+                for vectors, wanted in ((new.value, source.value), (new.gradient, source.gradient)):
+                    assert len(spread(vectors)) == len(spread(wanted))
+                    assert all(torch.equal(*each) for each in zip(spread(vectors), spread(wanted), strict=True))
+
+
 def labels(parent: Shape, child: Shape, names: dict[str, Tensor]) -> dict[str, Tensor]:
     """For every coordinate of the child, the number of the parent's coordinate that it copies (no new layers)."""
     width = WidthGrowth(parent, child)

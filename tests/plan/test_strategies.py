@@ -13,7 +13,7 @@ from kinfolk.family.load import load_family, preset_names
 from kinfolk.family.shapes import growth_obstacles
 from kinfolk.family.spec import Family
 from kinfolk.plan.document import plan_document
-from kinfolk.plan.stages import Continue, Grow, Scratch
+from kinfolk.plan.stages import Continue, Dynamics, Grow, Scratch
 from kinfolk.plan.strategies import independent, plan_family, progressive
 from kinfolk.train.rate import learning_rate
 
@@ -105,6 +105,17 @@ def test_who_starts_from_what() -> None:
     assert [stage.member for stage in chain.stages] == names
     with pytest.raises(KeyError):
         chain.stage("nobody")
+
+
+def test_the_family_file_names_the_policy_of_every_growth() -> None:
+    named = ["optimizer=asymmetric", "rates=rewarm_new", "rewarm_factor=1.5", "rewarm_steps=40", "start=undecayed"]
+    late = "recipe.schedule.decay_share=0.2"
+    chain = progressive(load_family("tiny", [late, *(f"growth.{each}" for each in named)]).family)
+    grown = [stage.source for stage in chain.stages if isinstance(stage.source, Grow)]
+    assert len(grown) == 3
+    assert {source.dynamics for source in grown} == {Dynamics("asymmetric", "rewarm_new", 1.5, 40)}
+    by_default = progressive(load_family("tiny", []).family).stages[-1].source
+    assert isinstance(by_default, Grow) and by_default.dynamics == Dynamics("carry", "uniform", 1.3, 250)
 
 
 def test_growth_from_before_the_decay() -> None:
