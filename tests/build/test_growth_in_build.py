@@ -104,7 +104,7 @@ def test_what_becomes_of_the_optimizer(run: Run, optimizer: Any) -> None:
         kept = carried[name].clone()
         if optimizer == "asymmetric":  # the parent's own units are the first ones of every axis
             kept[first[name].shape[0] :] = 0
-            kept.T[first[name].shape[-1] :] = 0
+            kept[..., first[name].shape[-1] :] = 0
         assert torch.equal(moment, kept) and float(grown[2][name]) == steps
     assert any(value.any() for value in grown[0].values())
 
