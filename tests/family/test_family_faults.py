@@ -61,7 +61,7 @@ NAN, INFINITY = float("nan"), float("inf")
         ("tokenizer.vocab_size", 100, "tokenizer.vocab_size", "100 is too small", "use at least 257"),
         # shapes
         ("members.1.shape.head_dim", 7, "members[1].shape.head_dim", "7 is odd", "use 8"),
-        ("members.1.shape.head_dim", 16, "members[1].shape.head_dim", "cannot change from 8 to 16", "head_dim 8"),
+        ("members.1.shape.head_dim", 12, "members[1].shape.head_dim", "not to 12", "head_dim 16"),
         ("members.1.shape.num_key_value_heads", 4, "members[1].shape.num_key_value_heads", "do not divide", "use 8"),
         ("members.1.shape.intermediate_size", 3, "members[1].shape.intermediate_size", "64 feed-forward", "64 or more"),
         ("members.1.shape.num_hidden_layers", 1, "members[1].shape.num_hidden_layers", "2 layers cannot", "2 or more"),
