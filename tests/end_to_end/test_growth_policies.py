@@ -76,7 +76,7 @@ def test_two_processes_train_what_one_trains(alone: tuple[Path, str], tmp_path: 
     loaded, log = policy(*alone), tmp_path / "log"
     assert in_ranks(lambda: build(loaded, tmp_path / "run", RecordingView()), log) == [0, 0], log.read_text()
     for member in ("small", "large", "largest"):
-        assert difference(tmp_path / "run", alone[0] / "run", member) < 1e-3
+        assert difference(tmp_path / "run", alone[0] / "run", member) < 4e-3
 
 
 def test_the_policy_changes_what_is_trained(alone: tuple[Path, str], tmp_path: Path) -> None:

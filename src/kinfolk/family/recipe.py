@@ -67,11 +67,11 @@ class Recipe(Spec):
 class Growth(Spec):
     """How a member becomes the next; see `kinfolk.growth`."""
 
-    width: Literal["energy_split", "tile", "fpi", "aki", "lemon", "zero_pad"] = "energy_split"
+    width: Literal["energy_split", "tile", "fpi", "aki", "lemon", "zero_pad"] = "zero_pad"
     depth: Literal["zero_exit", "stack", "interpolate", "middle"] = "zero_exit"
     placement: Literal["top", "even"] = "top"
     """Where zero-exit layers come."""
-    block: Literal["copied", "drawn"] = "copied"
+    block: Literal["copied", "drawn"] = "drawn"
     """What zero-exit layers hold apart from their zero exits: a copied layer's matrices, or random ones."""
     split: Literal["even", "uneven"] = "even"
     """Whether readers take equal shares of the copies of a unit, or 1 : 2 : ... ."""
