@@ -30,6 +30,8 @@ CHILDREN = {
     "width": {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 176},
     "depth": {"num_hidden_layers": 4},
 }
+# Stated here, so that other defaults of a family file do not change what is compared.
+BASE = {"width": "energy_split", "noise": 1.0, "depth": "zero_exit", "block": "copied"}
 ASYMMETRIC = {"optimizer": "asymmetric"}
 # SPARKLING's 250 steps are meant for long runs; these stages have about 360.
 SPARKLING = ASYMMETRIC | {"rates": "rewarm_new", "rewarm_steps": 40}
@@ -125,7 +127,7 @@ def probe_one(work: Path, name: str) -> None:
     kind, start, seed = name.split("-")
     loaded = load_family(str(family_file(work, kind)), [f"recipe.seed={seed.removeprefix('seed')}"])
     candidates = {
-        _slug(label): Growth.model_validate(fields | {"start": STARTS[start]})
+        _slug(label): Growth.model_validate(BASE | fields | {"start": STARTS[start]})
         for label, fields in CANDIDATES[kind].items()
     }
     if not (work / name / "data").exists():
