@@ -1,0 +1,104 @@
+"""Back-tests: hide the larger runs, forecast them from the smaller ones, and see what the forecast was worth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kinfolk.errors import KinfolkError
+from kinfolk.laws.borrowed import ASSUMED
+from kinfolk.laws.fitting import fit
+from kinfolk.laws.intervals import FEWEST_FITTED, Progress, bootstrap, calibrate
+from kinfolk.laws.objectives import Array, Mask
+
+QUANTILES = (0.5, 0.6, 0.7, 0.8)
+"""Cuts of a back-test for which none is asked."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One cut: the runs below it were fitted, those above it forecast."""
+
+    cut: float
+    """6 N D in FLOPs."""
+    fitted: int
+    hidden: int
+    reach: float
+    """Largest hidden compute over largest fitted compute."""
+    mean_error: float
+    """Mean of |forecast / loss - 1|."""
+    worst_error: float
+    covered: int
+    """Hidden runs inside their 90 % interval."""
+    mean_width: float
+    """Of the intervals, in the unit of the loss."""
+    mean_relative_width: float
+    """Of the intervals, as a share of the forecast."""
+    basis: str
+    bootstrap_covered: int | None = None
+    """Hidden runs inside the nominal 90 % bootstrap interval, for comparison."""
+
+    @property
+    def coverage(self) -> float:
+        """Share of hidden runs inside their interval."""
+        return self.covered / self.hidden
+
+
+def backtest(
+    parameters: Array,
+    tokens: Array,
+    loss: Array,
+    cuts: Sequence[float] | None = None,
+    *,
+    resamples: int = 0,
+    progress: Progress | None = None,
+) -> list[Split]:
+    """Back-test runs of shape (run,) at each cut of compute, by default at several quantiles.
+
+    The intervals come from the runs below the cut alone. With `resamples` the bootstrap is back-tested beside them.
+    KinfolkError for a cut that leaves fewer than ten runs below or none above; default cuts of that kind are left out.
+    """
+    compute = 6 * parameters * tokens
+    chosen = [float(np.quantile(compute, quantile)) for quantile in QUANTILES] if cuts is None else list(cuts)
+    splits = []
+    for index, cut in enumerate(chosen):
+        below = compute <= cut
+        if below.sum() >= FEWEST_FITTED and not below.all():
+            splits.append(_split(parameters, tokens, loss, below, cut, resamples))
+        elif cuts is not None:
+            raise KinfolkError(
+                f"{below.sum()} runs are below {cut:.4g} FLOPs and {(~below).sum()} above",
+                where="--below",
+                fix=f"choose a cut with {FEWEST_FITTED} or more runs below and one or more above",
+            )
+        if progress:
+            progress(index + 1, len(chosen))
+    return splits
+
+
+def _split(parameters: Array, tokens: Array, loss: Array, below: Mask, cut: float, resamples: int) -> Split:
+    above, compute = ~below, 6 * parameters * tokens
+    law = fit(parameters[below], tokens[below], loss[below]).parameters
+    calibration = calibrate(parameters[below], tokens[below], loss[below]) or ASSUMED
+    forecast = law.predict(parameters[above], tokens[above])
+    distance = np.log(compute[above] / compute[below].max())
+    half = calibration.half_width_at(np.maximum(distance, 0.0))
+    errors = np.log(loss[above] / forecast)
+    bootstrapped = None
+    if resamples:
+        drawn = bootstrap(parameters[below], tokens[below], loss[below], law, resamples=resamples)
+        low, high = np.quantile(drawn.predictions(parameters[above], tokens[above]), [0.05, 0.95], axis=0)
+        bootstrapped = int(((loss[above] >= low) & (loss[above] <= high)).sum())
+    return Split(
+        cut=cut,
+        fitted=int(below.sum()),
+        hidden=int(above.sum()),
+        reach=float(compute[above].max() / compute[below].max()),
+        mean_error=float(np.abs(forecast / loss[above] - 1).mean()),
+        worst_error=float(np.abs(forecast / loss[above] - 1).max()),
+        covered=int((np.abs(errors) <= half).sum()),
+        mean_width=float((forecast * (np.exp(half) - np.exp(-half))).mean()),
+        mean_relative_width=float((np.exp(half) - np.exp(-half)).mean()),
+        basis=calibration.basis,
+        bootstrap_covered=bootstrapped,
+    )
