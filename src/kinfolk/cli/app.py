@@ -12,6 +12,7 @@ import typer
 from kinfolk.cli.build import build
 from kinfolk.cli.doctor import doctor
 from kinfolk.cli.evaluate import evaluate
+from kinfolk.cli.laws import laws
 from kinfolk.cli.plan import plan
 from kinfolk.cli.report import report
 from kinfolk.errors import KinfolkError
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 for command in (plan, build, evaluate, report, doctor):
     app.command()(command)
+app.add_typer(laws, name="laws")
 
 
 def main() -> None:

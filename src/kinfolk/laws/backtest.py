@@ -1,14 +1,15 @@
 """Back-tests: hide the larger runs, forecast them from the smaller ones, and see what the forecast was worth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from kinfolk.errors import KinfolkError
 from kinfolk.laws.borrowed import ASSUMED
 from kinfolk.laws.fitting import fit
-from kinfolk.laws.intervals import FEWEST_FITTED, Progress, bootstrap, calibrate
+from kinfolk.laws.intervals import FEWEST_FITTED, LEVEL, Progress, bootstrap, calibrate
 from kinfolk.laws.objectives import Array, Mask
 
 QUANTILES = (0.5, 0.6, 0.7, 0.8)
@@ -102,3 +103,35 @@ def _split(parameters: Array, tokens: Array, loss: Array, below: Mask, cut: floa
         basis=calibration.basis,
         bootstrap_covered=bootstrapped,
     )
+
+
+def backtest_document(
+    parameters: Array,
+    tokens: Array,
+    loss: Array,
+    cuts: Sequence[float] | None = None,
+    *,
+    resamples: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """A back-test as JSON: every split, and the coverage over all hidden runs together.
+
+    KinfolkError if there are too few runs to hide any.
+    """
+    splits = backtest(parameters, tokens, loss, cuts, resamples=resamples, progress=progress)
+    if not splits:
+        raise KinfolkError(
+            f"{len(loss)} runs are too few for a back-test",
+            fix=f"give at least {2 * FEWEST_FITTED} runs of different compute",
+        )
+    hidden = sum(split.hidden for split in splits)
+    bootstrapped = [split.bootstrap_covered for split in splits if split.bootstrap_covered is not None]
+    return {
+        "level": LEVEL,
+        "splits": [{**asdict(split), "coverage": split.coverage} for split in splits],
+        "hidden": hidden,
+        "coverage": sum(split.covered for split in splits) / hidden,
+        "bootstrap_coverage": sum(bootstrapped) / hidden if bootstrapped else None,
+        "mean_error": sum(split.mean_error * split.hidden for split in splits) / hidden,
+        "mean_width": sum(split.mean_width * split.hidden for split in splits) / hidden,
+    }

@@ -28,6 +28,8 @@ class Choice:
     loss: str | None = None
     flops: str | None = None
     """6 N D, from which tokens are computed where there is no column of tokens."""
+    family: str | None = None
+    """Families of models, which get an intercept each in the unified compute law."""
 
 
 def choose_columns(present: Sequence[str], choice: Choice, where: str) -> dict[str, str]:
@@ -36,13 +38,13 @@ def choose_columns(present: Sequence[str], choice: Choice, where: str) -> dict[s
     KinfolkError that names the missing role and the columns that there are.
     """
     chosen: dict[str, str] = {}
-    for role in ("parameters", "tokens", "loss", "flops"):
+    for role in ("parameters", "tokens", "loss", "flops", "family"):
         wanted = getattr(choice, role)
         if wanted is not None and wanted not in present:
             raise KinfolkError(
                 f"there is no column {wanted!r}", where=f"{where}: --{role}", fix=f"choose one of {', '.join(present)}"
             )
-        found = wanted or _usual(present, role)
+        found = wanted or (_usual(present, role) if role in _USUAL else None)
         if found is not None:
             chosen[role] = found
     if choice.flops and not choice.tokens:

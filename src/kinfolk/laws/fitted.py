@@ -1,5 +1,6 @@
 """From a runs table to everything that is said about it: the law, how well the runs hold it, how far it forecasts."""
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from kinfolk.laws.backtest import Split, backtest
 from kinfolk.laws.borrowed import ASSUMED, FEWEST_RUNS, borrow
-from kinfolk.laws.compute import SaturatingLaw, fit_saturating
+from kinfolk.laws.compute import ComputeLaw, SaturatingLaw, fit_compute_law, fit_saturating
 from kinfolk.laws.fitting import FitResult, Parameters, fit, random_starts
 from kinfolk.laws.identify import Identification, NextRun, identify, next_run
 from kinfolk.laws.intervals import Bootstrap, bootstrap, calibrate, fitted_range
@@ -30,6 +31,8 @@ class ComputeOnly:
     """The compute-only law beside the loss law, on the same runs: root mean square errors of the loss."""
 
     law: SaturatingLaw
+    unified: ComputeLaw
+    """The same linear in ln compute, as arXiv 2404.19484 has it, with an intercept per family."""
     rmse: float
     loss_law_rmse: float
     middle_rmse: float | None
@@ -45,6 +48,7 @@ class LawFit:
     law: LossLaw
     free: FitResult | None
     """The fit of all five numbers; None under five different runs."""
+    fit_seconds: float | None
     best_random: float | None
     """The best objective of 20 random starts: the certificate of `free`."""
     identification: Identification
@@ -72,7 +76,9 @@ def fit_runs(
     n, d, loss = table.parameters, table.tokens, table.loss
     lender = published_law(borrow_from)
     distinct = len({(a, b) for a, b in zip(n.tolist(), d.tolist(), strict=True)})
+    began = time.perf_counter()
     free = fit(n, d, loss) if distinct >= FEWEST_RUNS else None
+    seconds = time.perf_counter() - began
     if free is None:
         found = Identification(
             None, False, (f"there are {distinct} different runs; five numbers need {FEWEST_RUNS} or more",)
@@ -80,6 +86,8 @@ def fit_runs(
     else:
         found = identify(n, d, free)
     findings = [*table.findings, *found.findings]
+    if table.families is not None and len(set(table.families.tolist())) > 1:
+        findings.append("families differ by a constant: a law in N and D holds for one of them (--where picks one)")
     borrowed = None if free and found.identified else borrow_from
     if borrowed:
         numbers = borrow(lender, n, d, loss)
@@ -122,6 +130,7 @@ def fit_runs(
         table=table,
         law=law,
         free=free,
+        fit_seconds=seconds if free else None,
         best_random=best,
         identification=found,
         borrowed_from=borrowed,
@@ -166,6 +175,7 @@ def _compute_only(table: RunTable, law: LossLaw) -> ComputeOnly:
     middle = errors(inside) if 2 * FEWEST_RUNS <= inside.sum() < len(table) else None
     return ComputeOnly(
         law=whole,
+        unified=fit_compute_law(table.parameters, table.tokens, table.loss, table.families),
         rmse=whole.rmse,
         loss_law_rmse=rmse,
         middle_rmse=middle[0].rmse if middle else None,
@@ -185,6 +195,7 @@ def fit_document(fitted: LawFit) -> dict[str, Any]:
         "intervals": {name: list(resampled.interval(name)) if told and resampled else None for name in NAMES},
         "level": 0.9,
         "identified": told,
+        "fit_seconds": fitted.fit_seconds,
         "condition_number": fitted.identification.condition_number,
         "borrowed_from": fitted.borrowed_from,
         "counting": fitted.table.counting,

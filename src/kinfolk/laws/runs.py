@@ -24,6 +24,8 @@ class RunTable:
     parameters: Array
     tokens: Array
     loss: Array
+    families: NDArray[np.str_] | None
+    """Family of models that each row belongs to, where a column says so."""
     groups: NDArray[np.int64] | None
     """Which run each row is a checkpoint of; None if every row is a run."""
     names: tuple[str, ...]
@@ -97,6 +99,7 @@ def _table(
         raise KinfolkError("there are no runs in it", where=where, fix="give a table with a row for each run")
     columns = choose_columns(list(dict.fromkeys(name for row in rows for name in row.values)), choice, where)
     odd = list(findings)
+    family = columns.pop("family", None)
     values: dict[str, list[float | None]] = {}
     for role, column in columns.items():
         factor, unit = unit_in_name(column) if role in ("parameters", "tokens") else (1.0, "")
@@ -130,6 +133,7 @@ def _table(
         parameters=arrays["parameters"],
         tokens=arrays["tokens"],
         loss=arrays["loss"],
+        families=np.array([rows[index].values.get(family, "") for index in whole]) if family else None,
         groups=np.array([distinct[value] for value in groups]) if grouped else None,
         names=tuple(names),
         counting=counting or counting_of(columns["parameters"]),

@@ -3,7 +3,6 @@
 Colours are names of the page's CSS variables; the page's script puts in their values, so that a plot follows the theme.
 """
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from kinfolk.report import numbers
 from kinfolk.report.curves import Axis, settled_range, smooth, span, thin
+from kinfolk.report.layout import as_shown, layout
 from kinfolk.report.run import Points, Run, StageRun
 
 COLOURS = 7
@@ -58,7 +58,7 @@ def _figure(runs: Sequence[Run], axis: Axis) -> dict[str, Any]:
             train, held_out = (_finite(points) for points in (stage.train, stage.held_out))
             seen += [smooth(train), held_out]
             label = f"{stage.plan.name}, {run.name}" if len(runs) > 1 else stage.plan.name
-            style = _Style(colours[stage.plan.name], number, f"{number}/{stage.plan.name}", _plain(label))
+            style = _Style(colours[stage.plan.name], number, f"{number}/{stage.plan.name}", as_shown(label))
             traces += _stage_traces(run, stage, axis, style, thin(smooth(train)), thin(held_out))
     return {"data": traces, "layout": _layout(axis, settled_range(seen), _settled_axis(runs, axis))}
 
@@ -101,7 +101,7 @@ def _stage_traces(
         ends = _finite(parent.held_out) or smooth(_finite(parent.train)) or train or held_out
         mark = trace(((0, ends[-1][1]),), "", mode="markers", showlegend=False)
         mark["hovertemplate"] = (
-            f"<b>growth</b><br>{_plain(parent.plan.name)} → {_plain(stage.plan.name)}<extra></extra>"
+            f"<b>growth</b><br>{as_shown(parent.plan.name)} → {as_shown(stage.plan.name)}<extra></extra>"
         )
         mark["marker"] = {"symbol": "star", "size": 15, "color": "--ink", "line": {"color": "--paper", "width": 1.5}}
         traces.append(mark)
@@ -109,33 +109,8 @@ def _stage_traces(
 
 
 def _layout(axis: Axis, losses: tuple[float, float] | None, settled: list[float] | None) -> dict[str, Any]:
-    shared = {
-        "gridcolor": "--grid",
-        "linecolor": "--rule",
-        "zeroline": False,
-        "ticks": "outside",
-        "tickcolor": "--rule",
-    }
-    return {
-        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "--ink"},
-        "paper_bgcolor": "--paper",
-        "plot_bgcolor": "--paper",
-        "margin": {"l": 56, "r": 12, "t": 12, "b": 52},
-        "hovermode": "closest",
-        "hoverlabel": {"bgcolor": "--paper", "bordercolor": "--rule", "font": {"color": "--ink"}},
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
-        "xaxis": {
-            **shared,
-            "title": {"text": TITLES[axis]},
-            "type": "log",
-            "exponentformat": "B" if axis == "tokens" else "SI",
-            "nticks": 8,
-            "minorloglabels": "complete",
-            "range": settled,
-        },
-        "yaxis": {**shared, "title": {"text": "loss, nats per token"}, "range": list(losses) if losses else None},
-        "showlegend": True,
-    }
+    exponents: Literal["B", "SI"] = "B" if axis == "tokens" else "SI"
+    return layout(TITLES[axis], "loss, nats per token", settled, list(losses) if losses else None, exponents)
 
 
 def _settled_axis(runs: Sequence[Run], axis: Axis) -> list[float] | None:
@@ -179,8 +154,3 @@ def _finite(points: Points) -> Points:
 def _short(value: float) -> float:
     """Six significant digits: more cannot be seen."""
     return float(f"{value:.6g}")
-
-
-def _plain(text: str) -> str:
-    """Text that plotly shows as it is: it reads a subset of HTML, and %{...} as a variable."""
-    return html.escape(text, quote=False).replace("%{", "%\u200b{")

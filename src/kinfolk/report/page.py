@@ -1,31 +1,19 @@
 """Writes the report: one HTML page that opens anywhere, without a network."""
 
-import base64
-import hashlib
-import json
-import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
 from kinfolk import files
 from kinfolk.errors import KinfolkError
-from kinfolk.report import numbers
+from kinfolk.report import embed, numbers
 from kinfolk.report.answer import answer, machines
 from kinfolk.report.cautions import cautions
-from kinfolk.report.figures import Plot, loss_plot, stage_colours
+from kinfolk.report.figures import loss_plot, stage_colours
 from kinfolk.report.records import Divergence
 from kinfolk.report.run import Run, read_run
 from kinfolk.report.tree import tree
-
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f]")
-"""Characters that HTML forbids."""
 
 
 def write_report(runs: Sequence[Path], target: Path) -> Path:
@@ -67,23 +55,16 @@ def _render(runs: list[Run]) -> str:
     focus = [given for given in answers if not given.run.is_baseline] or answers
     colours = stage_colours(runs)
     plots = [loss_plot(runs, "flops"), loss_plot(runs, "tokens")]
-    environment = Environment(
-        loader=PackageLoader("kinfolk.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = embed.environment()
     environment.filters["moment"] = _moment
     environment.filters["unique_mappings"] = _unique_mappings
-    ours = (Path(__file__).parent / "templates" / "report.js").read_text("utf-8")
-    scripts = [_plotly(), _script(ours)]
+    scripts = embed.scripts()
     page = environment.get_template("report.html.jinja").render(
         runs=runs,
         answers=answers,
         focus=focus,
         plots=plots,
-        plot_data=_data(plots),
+        plot_data=embed.plot_data(plots),
         trees=[(run, tree(run, colours)) for run in runs],
         cautions=cautions(answers),
         next_members={run.name: _next_members(run) for run in runs},
@@ -91,12 +72,11 @@ def _render(runs: list[Run]) -> str:
         machines=machines,
         n=numbers,
         scripts=scripts,
-        hashes=[_hash(text) for text in scripts],
+        hashes=embed.hashes(scripts),
         families=list(dict.fromkeys(run.plan.family for run in runs)),
     )
-    # A model can write what is no text: halves of surrogate pairs, and the control characters that HTML forbids.
-    page = page.encode("utf-8", "replace").decode()
-    return CONTROLS.sub("\N{REPLACEMENT CHARACTER}", page)
+    # A model can write what is no text.
+    return embed.as_text(page)
 
 
 def _moment(unix_seconds: float) -> str:
@@ -133,28 +113,3 @@ def _prompts(runs: list[Run]) -> list[tuple[str, dict[str, list[tuple[str, list[
                 texts = [sample.continuation for sample in member.samples if sample.prompt == prompt]
                 found.setdefault(prompt, {}).setdefault(run.name, []).append((member.member, texts))
     return list(found.items())
-
-
-def _data(plots: list[Plot]) -> Markup:
-    """The figures as JSON that cannot end the element it stands in."""
-    value: dict[str, Any] = {plot.key: plot.views for plot in plots if not plot.empty}
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return Markup(text)
-
-
-def _script(text: str) -> Markup:
-    """Our own code or plotly's, as it may stand between script tags."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script").replace("<!--", "<\\!--")
-    return Markup(CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text))
-
-
-@cache
-def _plotly() -> Markup:
-    return _script(get_plotlyjs())
-
-
-def _hash(script: str) -> str:
-    """Source expression by which the page's policy lets this script run, and no other."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,186 @@
+"""kinfolk laws"""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kinfolk.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kinfolk.laws.loss import LossLaw
+    from kinfolk.laws.runs import RunTable
+
+laws = typer.Typer(
+    help="Fit scaling laws to past runs, forecast with them, and test the forecasts.", no_args_is_help=True
+)
+
+RunsArgument = Annotated[
+    list[Path], typer.Argument(metavar="RUNS...", help="A .csv or .parquet table of runs, or run directories.")
+]
+ParametersOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of model sizes.")]
+TokensOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of training tokens.")]
+LossOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of held-out losses.")]
+FlopsOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of 6ND, if tokens are not given.")]
+WhereOption = Annotated[list[str], typer.Option(metavar="COLUMN=VALUE", help="Use only rows with this value.")]
+CountingOption = Annotated[str | None, typer.Option(help="What sizes count: total or non_embedding.")]
+
+
+@laws.command()
+def fit(
+    runs: RunsArgument,
+    parameters: ParametersOption = None,
+    tokens: TokensOption = None,
+    loss: LossOption = None,
+    flops: FlopsOption = None,
+    family: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of model families.")] = None,
+    where: WhereOption = [],  # noqa: B006 (typer copies it)
+    counting: CountingOption = None,
+    borrow: Annotated[
+        str, typer.Option(help="Law whose exponents are used where runs cannot tell them.")
+    ] = "besiroglu",
+    resamples: Annotated[int, typer.Option(min=0, help="Resamples for the parameters' intervals.")] = 200,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the law to this JSON file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a page with plots to this HTML file.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Fit a loss law to runs: its parameters, how well they are known, how far it forecasts, which run to do next."""
+    table = _table(runs, where, counting, parameters=parameters, tokens=tokens, loss=loss, flops=flops, family=family)
+    with _progress() as report:
+        from kinfolk.laws.fitted import fit_document, fit_runs
+
+        fitted = fit_runs(table, borrow_from=borrow, resamples=resamples, progress=report)
+    if output is not None:
+        from kinfolk.laws.loss import save_law
+
+        save_law(output, fitted.law)
+    if plot is not None:
+        from kinfolk.report.laws import write_law_page
+
+        write_law_page(fitted, plot)
+    if json_:
+        print(json.dumps(fit_document(fitted), indent=2, allow_nan=False))
+        return
+    from kinfolk.cli.laws_tables import print_fit
+
+    print_fit(fitted)
+    for path in (output, plot):
+        if path is not None:
+            print(f"written: {path}")
+
+
+@laws.command()
+def predict(
+    law: Annotated[str, typer.Argument(metavar="LAW", help="A file that `laws fit` wrote, or a published law's name.")],
+    parameters: Annotated[float | None, typer.Option(help="Model size, counted as the law counts it.")] = None,
+    tokens: Annotated[float | None, typer.Option(help="Training tokens.")] = None,
+    compute: Annotated[float | None, typer.Option(help="6ND FLOPs to split optimally.")] = None,
+    unique: Annotated[float | None, typer.Option(help="Different tokens, if some are repeated.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Forecast a loss with its interval, and what its split of compute costs against the optimal one."""
+    from kinfolk.laws.forecast import predict_document
+
+    document = predict_document(_law(law), parameters, tokens, compute, unique)
+    if json_:
+        print(json.dumps(document, indent=2, allow_nan=False))
+        return
+    from kinfolk.cli.laws_tables import print_prediction
+
+    print_prediction(document)
+
+
+@laws.command()
+def backtest(
+    runs: RunsArgument,
+    parameters: ParametersOption = None,
+    tokens: TokensOption = None,
+    loss: LossOption = None,
+    flops: FlopsOption = None,
+    where: WhereOption = [],  # noqa: B006 (typer copies it)
+    counting: CountingOption = None,
+    below: Annotated[
+        list[float], typer.Option(metavar="FLOPS", help="Fit runs below this compute; by default four quantiles.")
+    ] = [],  # noqa: B006
+    resamples: Annotated[
+        int, typer.Option(min=0, help="Resamples of the bootstrap, for comparison; 0 for none.")
+    ] = 100,
+    json_: JsonOption = False,
+) -> None:
+    """Hide the largest runs, forecast them from the smaller ones, and report the errors and what the intervals held."""
+    table = _table(runs, where, counting, parameters=parameters, tokens=tokens, loss=loss, flops=flops)
+    with _progress() as report:
+        from kinfolk.laws.backtest import backtest_document
+
+        document = backtest_document(
+            table.parameters,
+            table.tokens,
+            table.loss,
+            below or None,
+            resamples=resamples,
+            progress=lambda done, of: report("back-test", done, of),
+        )
+    document |= {"source": table.source, "unit": table.unit, "findings": list(table.findings)}
+    if json_:
+        print(json.dumps(document, indent=2, allow_nan=False))
+        return
+    from kinfolk.cli.laws_tables import print_backtest
+
+    print_backtest(document)
+
+
+@laws.command(name="list")
+def list_(json_: JsonOption = False) -> None:
+    """The published fits that kinfolk knows, with their citations."""
+    from kinfolk.laws.published import LAWS
+
+    if json_:
+        print(json.dumps([law.model_dump(mode="json") for law in LAWS.values()], indent=2, allow_nan=False))
+        return
+    from kinfolk.cli.laws_tables import print_published
+
+    print_published(list(LAWS.values()))
+
+
+def _table(runs: list[Path], where: list[str], counting: str | None, **columns: str | None) -> "RunTable":
+    from kinfolk.errors import KinfolkError
+    from kinfolk.laws.columns import Choice
+    from kinfolk.laws.runs import read_runs
+
+    for condition in where:
+        if "=" not in condition:
+            raise KinfolkError(f"{condition!r} is no condition", where="--where", fix="write COLUMN=VALUE")
+    only = dict(condition.split("=", 1) for condition in where)
+    match counting:
+        case None | "total" | "non_embedding":
+            return read_runs(runs, Choice(**columns), only=only, counting=counting)
+    raise KinfolkError(f"{counting!r} is no way of counting", where="--counting", fix="choose total or non_embedding")
+
+
+def _law(name: str) -> "LossLaw":
+    """A published law, or that in a file: a name with a suffix or a folder in it is a file."""
+    from kinfolk.laws.loss import load_law
+    from kinfolk.laws.published import published_law
+
+    path = Path(name)
+    return load_law(path) if path.exists() or path.suffix == ".json" else published_law(name)
+
+
+@contextmanager
+def _progress() -> "Iterator[Callable[[str, int, int], None]]":
+    """A progress bar with rate and time left for whatever reports to it, on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: Any = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading and fitting", total=None)
+
+        def report(what: str, done: int, of: int) -> None:
+            bar.update(task, description=what, completed=done, total=of)
+
+        yield report

@@ -1,0 +1,66 @@
+"""What every page holds: plotly, our own script, the figures as data, and a policy that lets nothing else run."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from kinfolk.report.figures import Plot
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f]")
+"""Characters that HTML forbids."""
+
+
+def environment() -> Environment:
+    """The templates, with every value escaped and none forgotten."""
+    return Environment(
+        loader=PackageLoader("kinfolk.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def scripts() -> list[Markup]:
+    """Plotly and our own code, in the order in which they run."""
+    ours = (Path(__file__).parent / "templates" / "report.js").read_text("utf-8")
+    return [_plotly(), _script(ours)]
+
+
+def hashes(texts: Sequence[str]) -> list[str]:
+    """Source expressions by which a page's policy lets these scripts run, and no others."""
+    return ["sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+
+
+def plot_data(plots: Sequence[Plot]) -> Markup:
+    """The figures as JSON that cannot end the element it stands in."""
+    value: dict[str, Any] = {plot.key: plot.views for plot in plots if not plot.empty}
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)
+
+
+def as_text(page: str) -> str:
+    """The page without what is no text: halves of surrogate pairs, and the control characters that HTML forbids."""
+    return CONTROLS.sub("\N{REPLACEMENT CHARACTER}", page.encode("utf-8", "replace").decode())
+
+
+def _script(text: str) -> Markup:
+    """Our own code or plotly's, as it may stand between script tags."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    return Markup(CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text))
+
+
+@cache
+def _plotly() -> Markup:
+    return _script(get_plotlyjs())

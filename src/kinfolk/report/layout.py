@@ -1,0 +1,46 @@
+"""The look of every plot: type, grid, legend and axes, with colours as names of the page's CSS variables."""
+
+import html
+from typing import Any, Literal
+
+
+def layout(
+    x_title: str,
+    y_title: str,
+    x_range: list[float] | None = None,
+    y_range: list[float] | None = None,
+    exponents: Literal["B", "SI"] = "SI",
+) -> dict[str, Any]:
+    """A plotly layout with a logarithmic x axis; `x_range` in powers of ten, both ranges None for all that is drawn."""
+    shared = {
+        "gridcolor": "--grid",
+        "linecolor": "--rule",
+        "zeroline": False,
+        "ticks": "outside",
+        "tickcolor": "--rule",
+    }
+    return {
+        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "--ink"},
+        "paper_bgcolor": "--paper",
+        "plot_bgcolor": "--paper",
+        "margin": {"l": 56, "r": 12, "t": 12, "b": 52},
+        "hovermode": "closest",
+        "hoverlabel": {"bgcolor": "--paper", "bordercolor": "--rule", "font": {"color": "--ink"}},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        "xaxis": {
+            **shared,
+            "title": {"text": x_title},
+            "type": "log",
+            "exponentformat": exponents,
+            "nticks": 8,
+            "minorloglabels": "complete",
+            "range": x_range,
+        },
+        "yaxis": {**shared, "title": {"text": y_title}, "range": y_range},
+        "showlegend": True,
+    }
+
+
+def as_shown(text: str) -> str:
+    """Text that plotly shows as it is: it reads a subset of HTML, and %{...} as a variable."""
+    return html.escape(text, quote=False).replace("%{", "%\u200b{")
