@@ -115,12 +115,14 @@ def backtest(
     table = _table(runs, where, counting, parameters=parameters, tokens=tokens, loss=loss, flops=flops)
     with _progress() as report:
         from kinfolk.laws.backtest import backtest_document
+        from kinfolk.laws.fitted import method_for
 
         document = backtest_document(
             table.parameters,
             table.tokens,
             table.loss,
             below or None,
+            method=method_for(table),
             resamples=resamples,
             progress=lambda done, of: report("back-test", done, of),
         )

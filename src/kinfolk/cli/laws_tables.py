@@ -30,7 +30,8 @@ def with_error(value: float, error: float | None) -> str:
 def print_fit(fitted: LawFit) -> None:
     """The law, its parameters, the compute-only law beside it, what the runs cannot tell, and the next run."""
     law, console = fitted.law, _console()
-    table = Table(title=f"L(N, D) = E + A N^-alpha + B D^-beta, {len(fitted.table)} runs", title_justify="left")
+    print(f"L(N, D) = E + A N^-alpha + B D^-beta, {len(fitted.table)} runs")
+    table = Table()
     for heading in ("", "value", "90 % interval"):
         table.add_column(heading, justify="right" if heading else "left")
     for name in NAMES:
@@ -71,8 +72,8 @@ def _parameter(fitted: LawFit, name: str) -> tuple[str, str]:
     value = getattr(fitted.law, name)
     if fitted.borrowed_from and name in ("alpha", "beta"):
         return f"{value:.3g}", f"borrowed from {fitted.borrowed_from}"
-    if fitted.borrowed_from or fitted.resampled is None:
-        return f"{value:.2g}", "not known"
+    if not fitted.identification.identified or fitted.resampled is None:
+        return f"{value:.2g}" if value > 1e-6 else "0", "not known"
     low, high = fitted.resampled.interval(name)
     return with_error(value, fitted.resampled.standard_error(name)), f"{low:.3g} to {high:.3g}"
 
@@ -97,7 +98,8 @@ def _print_interval(fitted: LawFit) -> None:
 def print_prediction(document: dict[str, Any]) -> None:
     """A forecast with what belongs to it."""
     low, high = document["low"], document["high"]
-    table = Table(title=f"{document['law']}: {document['source']}", title_justify="left", show_header=False)
+    print(f"{document['law']}: {document['source']}")
+    table = Table(show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     table.add_row(f"parameters ({document['counting']})", short(document["parameters"]))

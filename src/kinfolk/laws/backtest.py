@@ -8,8 +8,7 @@ import numpy as np
 
 from kinfolk.errors import KinfolkError
 from kinfolk.laws.borrowed import ASSUMED
-from kinfolk.laws.fitting import fit
-from kinfolk.laws.intervals import FEWEST_FITTED, LEVEL, Progress, bootstrap, calibrate
+from kinfolk.laws.intervals import FREE, LEVEL, Method, Progress, bootstrap, calibrate
 from kinfolk.laws.objectives import Array, Mask
 
 QUANTILES = (0.5, 0.6, 0.7, 0.8)
@@ -51,36 +50,40 @@ def backtest(
     loss: Array,
     cuts: Sequence[float] | None = None,
     *,
+    method: Method = FREE,
     resamples: int = 0,
     progress: Progress | None = None,
 ) -> list[Split]:
     """Back-test runs of shape (run,) at each cut of compute, by default at several quantiles.
 
     The intervals come from the runs below the cut alone. With `resamples` the bootstrap is back-tested beside them.
-    KinfolkError for a cut that leaves fewer than ten runs below or none above; default cuts of that kind are left out.
+    KinfolkError for a cut that leaves too few runs below for the method (ten for the free fit) or none above; default
+    cuts of that kind are left out.
     """
     compute = 6 * parameters * tokens
     chosen = [float(np.quantile(compute, quantile)) for quantile in QUANTILES] if cuts is None else list(cuts)
     splits = []
     for index, cut in enumerate(chosen):
         below = compute <= cut
-        if below.sum() >= FEWEST_FITTED and not below.all():
-            splits.append(_split(parameters, tokens, loss, below, cut, resamples))
+        if below.sum() >= method.fewest and not below.all():
+            splits.append(_split(parameters, tokens, loss, below, cut, method, resamples))
         elif cuts is not None:
             raise KinfolkError(
                 f"{below.sum()} runs are below {cut:.4g} FLOPs and {(~below).sum()} above",
                 where="--below",
-                fix=f"choose a cut with {FEWEST_FITTED} or more runs below and one or more above",
+                fix=f"choose a cut with {method.fewest} or more runs below and one or more above",
             )
         if progress:
             progress(index + 1, len(chosen))
     return splits
 
 
-def _split(parameters: Array, tokens: Array, loss: Array, below: Mask, cut: float, resamples: int) -> Split:
+def _split(
+    parameters: Array, tokens: Array, loss: Array, below: Mask, cut: float, method: Method, resamples: int
+) -> Split:
     above, compute = ~below, 6 * parameters * tokens
-    law = fit(parameters[below], tokens[below], loss[below]).parameters
-    calibration = calibrate(parameters[below], tokens[below], loss[below]) or ASSUMED
+    law = method.law(parameters[below], tokens[below], loss[below])
+    calibration = calibrate(parameters[below], tokens[below], loss[below], method) or ASSUMED
     forecast = law.predict(parameters[above], tokens[above])
     distance = np.log(compute[above] / compute[below].max())
     half = calibration.half_width_at(np.maximum(distance, 0.0))
@@ -111,6 +114,7 @@ def backtest_document(
     loss: Array,
     cuts: Sequence[float] | None = None,
     *,
+    method: Method = FREE,
     resamples: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -118,11 +122,11 @@ def backtest_document(
 
     KinfolkError if there are too few runs to hide any.
     """
-    splits = backtest(parameters, tokens, loss, cuts, resamples=resamples, progress=progress)
+    splits = backtest(parameters, tokens, loss, cuts, method=method, resamples=resamples, progress=progress)
     if not splits:
         raise KinfolkError(
             f"{len(loss)} runs are too few for a back-test",
-            fix=f"give at least {2 * FEWEST_FITTED} runs of different compute",
+            fix=f"give at least {2 * method.fewest} runs of different compute",
         )
     hidden = sum(split.hidden for split in splits)
     bootstrapped = [split.bootstrap_covered for split in splits if split.bootstrap_covered is not None]

@@ -13,6 +13,9 @@ from kinfolk.laws.objectives import Array
 
 FEWEST_RUNS = 5
 
+FEWEST_BORROWED = 3
+"""Runs below a cut that a borrowed fit needs."""
+
 ASSUMED = Calibration(half_width=0.11, reach=1.0, hidden_runs=0, basis="assumed")
 """For fits that cannot be calibrated by hiding runs; how often it held on public ladders is in docs/laws.md."""
 

@@ -3,16 +3,17 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from kinfolk.laws.backtest import Split, backtest
-from kinfolk.laws.borrowed import ASSUMED, FEWEST_RUNS, borrow
+from kinfolk.laws.borrowed import ASSUMED, FEWEST_BORROWED, FEWEST_RUNS, borrow
 from kinfolk.laws.compute import ComputeLaw, SaturatingLaw, fit_compute_law, fit_saturating
 from kinfolk.laws.fitting import FitResult, Parameters, fit, random_starts
 from kinfolk.laws.identify import Identification, NextRun, identify, next_run
-from kinfolk.laws.intervals import Bootstrap, bootstrap, calibrate, fitted_range
+from kinfolk.laws.intervals import FREE, Bootstrap, Method, bootstrap, calibrate, fitted_range
 from kinfolk.laws.loss import LossLaw
 from kinfolk.laws.objectives import HUBER_DELTA, Array, Mask, objective_value
 from kinfolk.laws.published import published_law
@@ -75,32 +76,26 @@ def fit_runs(
     """
     n, d, loss = table.parameters, table.tokens, table.loss
     lender = published_law(borrow_from)
-    distinct = len({(a, b) for a, b in zip(n.tolist(), d.tolist(), strict=True)})
     began = time.perf_counter()
-    free = fit(n, d, loss) if distinct >= FEWEST_RUNS else None
+    free = fit(n, d, loss) if _distinct(table) >= FEWEST_RUNS else None
     seconds = time.perf_counter() - began
-    if free is None:
-        found = Identification(
-            None, False, (f"there are {distinct} different runs; five numbers need {FEWEST_RUNS} or more",)
-        )
-    else:
-        found = identify(n, d, free)
+    found = _identification(table, free)
     findings = [*table.findings, *found.findings]
     if table.families is not None and len(set(table.families.tolist())) > 1:
         findings.append("families differ by a constant: a law in N and D holds for one of them (--where picks one)")
-    borrowed = None if free and found.identified else borrow_from
-    if borrowed:
-        numbers = borrow(lender, n, d, loss)
+    borrowed = None if free and found.forecasts else borrow_from
+    if borrowed or free is None:
+        method = Method(partial(borrow, lender), FEWEST_BORROWED)
+        numbers = method.law(n, d, loss)
         findings.append(
             f"alpha, beta and A/B are borrowed from {borrow_from} ({lender.source}); only E and one scale are fitted"
         )
         if table.counting != lender.counting:
             findings.append(f"{borrow_from} counts {lender.counting} parameters, these runs {table.counting} ones")
     else:
-        assert free is not None
-        numbers = free.parameters
-    calibration = None if borrowed else calibrate(n, d, loss)
-    splits = () if borrowed else tuple(backtest(n, d, loss))
+        method, numbers = FREE, free.parameters
+    calibration = calibrate(n, d, loss, method)
+    splits = tuple(backtest(n, d, loss, method=method)) if calibration else ()
     if calibration is None:
         calibration = ASSUMED
         findings.append("too few runs to calibrate an interval by hiding some: its width is an assumption")
@@ -139,9 +134,29 @@ def fit_runs(
         resampled=resampled,
         next_run=next_run(n, d, numbers if not borrowed else Parameters(**_numbers(lender))),
         splits=splits,
-        compute_only=_compute_only(table, law) if distinct >= FEWEST_RUNS else None,
+        compute_only=_compute_only(table, law) if free else None,
         findings=tuple(findings),
     )
+
+
+def method_for(table: RunTable, borrow_from: str = "besiroglu") -> Method:
+    """How `fit_runs` would get a law from these runs: freely, or with borrowed exponents."""
+    enough = _distinct(table) >= FEWEST_RUNS
+    free = fit(table.parameters, table.tokens, table.loss) if enough else None
+    if _identification(table, free).forecasts:
+        return FREE
+    return Method(partial(borrow, published_law(borrow_from)), FEWEST_BORROWED)
+
+
+def _distinct(table: RunTable) -> int:
+    return len(set(zip(table.parameters.tolist(), table.tokens.tolist(), strict=True)))
+
+
+def _identification(table: RunTable, free: FitResult | None) -> Identification:
+    if free is not None:
+        return identify(table.parameters, table.tokens, free)
+    few = f"there are {_distinct(table)} different runs; five numbers need {FEWEST_RUNS} or more"
+    return Identification(None, False, False, (few,))
 
 
 def _numbers(law: LossLaw) -> dict[str, float]:

@@ -197,6 +197,7 @@ def _polish(problem: _Problem, start: Array, smoothings: tuple[float, ...]) -> t
     """The minimum near `start`, and the norm of the gradient there."""
     point, gradient = start, np.inf
     for smoothing in smoothings:
+        tolerance = 1e-8 if smoothing == smoothings[-1] else 1e-4
         # Divided by the smoothing, the objective stays of the order of one however sharp it is.
         scale = 1.0 if problem.objective in ("squared", "asymmetric") else 1.0 / smoothing
 
@@ -206,7 +207,7 @@ def _polish(problem: _Problem, start: Array, smoothings: tuple[float, ...]) -> t
             return scale * total, scale * (slope @ jacobian)
 
         with np.errstate(all="ignore"):
-            found = minimize(value, point, jac=True, method="BFGS", options={"gtol": 1e-9, "maxiter": 500})
+            found = minimize(value, point, jac=True, method="BFGS", options={"gtol": tolerance, "maxiter": 500})
             if not _usable(found.x):
                 limits = [(None, None)] * 3 + [EXPONENT_LIMITS] * 2
                 found = minimize(value, point, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": 500})

@@ -16,6 +16,7 @@ CAUTION = 300.0
 UNIDENTIFIED = 1e4
 """Condition number above which exponents are not known at all."""
 FEWEST_SIZES = 4
+FEWEST_CHECKED = 8
 NARROW_RATIO = 1.5
 """Runs whose tokens per parameter differ by less than this factor are at one ratio."""
 
@@ -27,6 +28,9 @@ class Identification:
     condition_number: float | None
     """None where it is beyond floating point."""
     identified: bool
+    """Whether all five numbers are held."""
+    forecasts: bool
+    """Whether the free fit is to be used: also where a term of it vanished, if the others are held."""
     findings: tuple[str, ...]
     """Plain sentences; empty if there is nothing to say."""
 
@@ -47,7 +51,7 @@ def identify(parameters: Array, tokens: Array, result: FitResult) -> Identificat
     findings = []
     ratios = tokens / parameters
     sizes = len(np.unique(np.round(np.log(parameters), 2)))
-    condition = condition_number(parameters, tokens, result.parameters)
+    condition = condition_number(parameters, tokens, result)
     if ratios.max() / ratios.min() < NARROW_RATIO:
         findings.append(
             f"all runs are at {np.median(ratios):.3g} tokens per parameter (within a factor of "
@@ -56,9 +60,12 @@ def identify(parameters: Array, tokens: Array, result: FitResult) -> Identificat
     if sizes < FEWEST_SIZES:
         findings.append(f"there are only {sizes} sizes of model; {FEWEST_SIZES} or more hold the curvature in N")
     for name in result.at_bound:
-        what = "vanished: the data do not hold it" if name in "EAB" else "left the range of plausible exponents"
-        findings.append(f"{name} {what}")
-    identified = not result.at_bound and condition is not None and condition <= UNIDENTIFIED
+        what = "vanishes" if name in "EAB" else "leaves the range of plausible exponents"
+        findings.append(f"in a free fit {name} {what}: the data do not hold it")
+    held = condition is not None and condition <= UNIDENTIFIED
+    outside = any(name in ("alpha", "beta") for name in result.at_bound)
+    if len(parameters) < FEWEST_CHECKED:
+        findings.append(f"{len(parameters)} runs for five numbers leave almost nothing to check the fit with")
     if condition is None or condition > UNIDENTIFIED:
         size = "beyond floating point" if condition is None else f"{condition:.2g}"
         findings.append(
@@ -66,12 +73,13 @@ def identify(parameters: Array, tokens: Array, result: FitResult) -> Identificat
         )
     elif condition > CAUTION:
         findings.append(f"the fit's condition number is {condition:.3g}, above {CAUTION:g}: exponents are known badly")
-    return Identification(condition, identified, tuple(findings))
+    return Identification(condition, held and not result.at_bound, held and not outside, tuple(findings))
 
 
-def condition_number(parameters: Array, tokens: Array, law: Parameters) -> float | None:
-    """Of the Jacobian of ln L at the runs; None above 1e15."""
-    jacobian = log_jacobian(parameters, tokens, law)
+def condition_number(parameters: Array, tokens: Array, result: FitResult) -> float | None:
+    """Of the Jacobian of ln L at the runs, without terms that vanished; None above 1e15."""
+    columns = [index for index, terms in enumerate(("A", "B", "E", "A", "B")) if terms not in result.at_bound]
+    jacobian = log_jacobian(parameters, tokens, result.parameters)[:, columns]
     if len(jacobian) < jacobian.shape[1] or not np.all(np.isfinite(jacobian)):
         return None
     condition = float(np.linalg.cond(jacobian))

@@ -17,10 +17,20 @@ from kinfolk.laws.objectives import Array
 LEVEL = 0.9
 CUTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Quantiles of compute at which runs are cut."""
-FEWEST_FITTED = 10
-"""Runs below a cut that a fit needs."""
 FEWEST_HIDDEN = 5
 """Errors above the cuts that a calibration needs."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way from runs (parameters, tokens, loss) to a law, and how many runs below a cut it needs."""
+
+    law: Callable[[Array, Array, Array], Parameters]
+    fewest: int
+
+
+FREE = Method(lambda parameters, tokens, loss: fit(parameters, tokens, loss).parameters, 10)
+"""All five numbers fitted."""
 
 Progress = Callable[[int, int], None]
 """Called with how many of how many fits are done."""
@@ -62,7 +72,7 @@ def fitted_range(parameters: Array, tokens: Array) -> FittedRange:
     )
 
 
-def calibrate(parameters: Array, tokens: Array, loss: Array) -> Calibration | None:
+def calibrate(parameters: Array, tokens: Array, loss: Array, method: Method = FREE) -> Calibration | None:
     """The width of 90 % intervals by rolling hold-out on runs of shape (run,); None if they are too few.
 
     k is the 90th percentile of |ln(loss / forecast)| over the runs above each cut, d9 that of their distance
@@ -72,9 +82,9 @@ def calibrate(parameters: Array, tokens: Array, loss: Array) -> Calibration | No
     errors, distances = [], []
     for quantile in CUTS:
         below = compute <= np.quantile(compute, quantile)
-        if below.sum() < FEWEST_FITTED or below.all():
+        if below.sum() < method.fewest or below.all():
             continue
-        law = fit(parameters[below], tokens[below], loss[below]).parameters
+        law = method.law(parameters[below], tokens[below], loss[below])
         above = ~below
         errors.append(np.abs(np.log(loss[above] / law.predict(parameters[above], tokens[above]))))
         distances.append(np.log(compute[above] / compute[below].max()))

@@ -19,6 +19,8 @@ where the prediction is above the loss: the lower envelope (the `chinchilla` pac
 
 HUBER_DELTA = 1e-3
 ASYMMETRY = 10.0
+SHARPEST = 1e-7
+"""The last smoothing of the absolute error."""
 
 
 def is_logarithmic(objective: Objective) -> bool:
@@ -43,9 +45,13 @@ def penalty(objective: Objective, residuals: Array, smoothing: float) -> tuple[f
 
 
 def objective_value(objective: Objective, residuals: Array) -> float:
-    """The objective as it is reported: unsmoothed, and with Huber's delta at 1e-3."""
+    """The objective as it is reported: Huber's delta at 1e-3, the absolute error with its last smoothing.
+
+    That last one is Huber's loss at 1e-7 over 1e-7: less than the sum of |r| by at most 5e-8 for each run. The optima
+    that are published for it are such values.
+    """
     if objective == "absolute_log":
-        return float(np.abs(residuals).sum())
+        return penalty(objective, residuals, SHARPEST)[0] / SHARPEST
     if objective == "asymmetric":
         return float(np.mean(np.abs(residuals) * np.where(residuals > 0, ASYMMETRY, 1.0)))
     return penalty(objective, residuals, HUBER_DELTA)[0]
@@ -57,7 +63,7 @@ def smoothing_path(objective: Objective) -> tuple[float, ...]:
         return (1.0,)
     path = (0.1, 0.01, 0.003, 0.001)
     if objective == "absolute_log":
-        return (*path, 1e-4, 1e-5, 1e-6, 1e-7)
+        return (*path, 1e-4, 1e-5, 1e-6, SHARPEST)
     if objective == "asymmetric":
         return (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
     return path

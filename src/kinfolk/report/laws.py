@@ -43,8 +43,10 @@ def write_law_page(fitted: LawFit, target: Path) -> Path:
 def _value(fitted: LawFit, name: str) -> tuple[str, str]:
     """A parameter as the page shows it; no digits that the runs do not hold."""
     value = getattr(fitted.law, name)
-    if fitted.borrowed_from:
-        return f"{value:.2g}", f"borrowed from {fitted.borrowed_from}" if name in ("alpha", "beta") else "not known"
+    if fitted.borrowed_from and name in ("alpha", "beta"):
+        return f"{value:.2g}", f"borrowed from {fitted.borrowed_from}"
+    if not fitted.identification.identified:
+        return f"{value:.2g}", "not known"
     if fitted.resampled is None:
         return f"{value:.2g}", "not resampled"
     low, high = fitted.resampled.interval(name)

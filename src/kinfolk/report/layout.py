@@ -34,9 +34,9 @@ def layout(
             "exponentformat": exponents,
             "nticks": 8,
             "minorloglabels": "complete",
-            "range": x_range,
+            **({"range": x_range} if x_range else {}),
         },
-        "yaxis": {**shared, "title": {"text": y_title}, "range": y_range},
+        "yaxis": {**shared, "title": {"text": y_title}, **({"range": y_range} if y_range else {})},
         "showlegend": True,
     }
 
