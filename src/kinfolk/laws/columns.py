@@ -60,14 +60,8 @@ def choose_columns(present: Sequence[str], choice: Choice, where: str) -> dict[s
 
 
 def _usual(present: Sequence[str], role: str) -> str | None:
-    plain = {_plain(name): name for name in reversed(present)}
-    for usual in _USUAL[role]:
-        for ending in ("", *_UNITS):
-            name = plain.get(usual + ending)
-            # "nb" is no count in billions; "n_b" and "N (B)" are.
-            if name is not None and (not ending or unit_in_name(name)[1]):
-                return name
-    return None
+    plain = {_plain(name[: unit.start()] if (unit := _unit(name)) else name): name for name in reversed(present)}
+    return next((plain[usual] for usual in _USUAL[role] if usual in plain), None)
 
 
 def _plain(name: str) -> str:
@@ -80,12 +74,17 @@ def unit_in_name(column: str) -> tuple[float, str]:
     >>> unit_in_name("params_B"), unit_in_name("tokens"), unit_in_name("tokens (trillions)")
     ((1000000000.0, 'billions'), (1.0, ''), (1000000000000.0, 'trillions'))
     """
-    found = re.search(r"[\s_(\[-]([A-Za-z]+)[)\]]?$", column)
-    ending = found[1].lower() if found else ""
-    for letter, (factor, word) in _UNITS.items():
-        if ending in (letter, word, word[:-1], f"{letter}n"):
-            return factor, word
-    return 1.0, ""
+    found = _unit(column)
+    if found is None:
+        return 1.0, ""
+    ending = (found["letter"] or found["word"]).lower()
+    return next((factor, word) for letter, (factor, word) in _UNITS.items() if ending in (letter, word, word[:-1]))
+
+
+def _unit(column: str) -> re.Match[str] | None:
+    """Where a name ends with a unit: a letter after an underscore or in brackets, or a whole word."""
+    pattern = r"(?:_|[\s_]*[(\[])(?P<letter>[kmbt])[)\]]?$|[\s_(\[-]+(?P<word>(?:thousand|[mbtr]+illion)s?)[)\]]?$"
+    return re.search(pattern, column, re.IGNORECASE)
 
 
 def counting_of(column: str) -> Counting:
