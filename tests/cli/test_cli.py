@@ -90,7 +90,7 @@ def test_help_is_quick() -> None:
         done = kinfolk("--help")
         seconds.append(_seconds_of_children() - began)
         assert done.returncode == 0
-    assert all(command in done.stdout for command in ("plan", "build", "evaluate", "report", "doctor"))
+    assert all(command in done.stdout for command in ("plan", "build", "evaluate", "report", "laws", "doctor"))
     assert min(seconds) < 0.5
 
 
@@ -100,7 +100,7 @@ def _seconds_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-@pytest.mark.parametrize("command", ["plan", "build", "evaluate", "report", "doctor"])
+@pytest.mark.parametrize("command", ["plan", "build", "evaluate", "report", "laws", "doctor"])
 def test_every_command_has_help(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -108,7 +108,15 @@ def test_every_command_has_help(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("plan", "--help"), ("plan", "nowhere"), ("doctor", "nowhere"), ("build", "nowhere")]
+    "arguments",
+    [
+        ("--help",),
+        ("plan", "--help"),
+        ("laws", "fit", "--help"),
+        ("plan", "nowhere"),
+        ("doctor", "nowhere"),
+        ("build", "nowhere"),
+    ],
 )
 def test_nothing_heavy_is_imported_for_help_and_for_errors(arguments: tuple[str, ...]) -> None:
     modules = imported_by(*arguments)
