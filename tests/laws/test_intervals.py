@@ -62,6 +62,12 @@ def test_the_next_run_breaks_the_one_ratio() -> None:
     assert before is not None and after is not None and after < before / 10
 
 
+@pytest.mark.parametrize("ratio", [0.02, 1.0, 2e5])
+def test_a_next_run_is_found_at_any_ratio(ratio: float) -> None:
+    run = next_run(np.array([2e9]), np.array([2e9 * ratio]), TRUTH)
+    assert 6 * run.parameters * run.tokens <= 6 * 2e9 * 2e9 * ratio * (1 + 1e-6)
+
+
 def splits_of_public_ladders() -> list[tuple[float, Runs, float, float]]:
     """Cut, runs, and the reference coverage and mean width to be within."""
     chinchilla = chinchilla_240()

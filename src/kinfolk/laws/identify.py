@@ -96,7 +96,9 @@ def next_run(parameters: Array, tokens: Array, law: Parameters, *, reach: float 
     budget = float((6 * parameters * tokens).max())
     middle = float(np.exp(np.median(np.log(tokens / parameters))))
     size = np.sqrt(reach * budget / (6 * middle))
-    sizes = np.geomspace(parameters.min() / 2, parameters.max() * 4, 12)
+    # Few tokens per parameter may make every such size too dear: then begin with one that the budget holds.
+    smallest = min(float(parameters.min()) / 2, float(np.sqrt(budget / 60)))
+    sizes = np.geomspace(smallest, parameters.max() * 4, 12)
     ratios = np.array([5.0, 10.0, 20.0, 40.0, 80.0, 160.0])
     n, m = (grid.ravel() for grid in np.meshgrid(sizes, ratios, indexing="ij"))
     affordable = 6 * n * n * m <= budget * (1 + 1e-9)
