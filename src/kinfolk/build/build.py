@@ -23,7 +23,7 @@ from kinfolk.errors import KinfolkError
 from kinfolk.family.load import LoadedFamily
 from kinfolk.growth.claims import refuse_plan
 from kinfolk.growth.dynamics import stage_rates
-from kinfolk.plan.document import source_document, stage_flops
+from kinfolk.plan.document import objective_document, source_document, stage_flops
 from kinfolk.plan.stages import Stage
 from kinfolk.plan.strategies import Strategy, plan_family
 from kinfolk.train import checkpoint
@@ -31,7 +31,7 @@ from kinfolk.train.engine import Engine, Precision, alone, resolve_precision, st
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.model import empty_model, parameters_of
 from kinfolk.train.monitor import final_loss, read_metrics
-from kinfolk.train.stage import Trained, rows_of_rank, train_stage
+from kinfolk.train.stage import Trained, kept_checkpoints, loss_name, rows_of_rank, train_stage
 
 
 def build(loaded: LoadedFamily, folder: Path, view: BuildView, strategy: Strategy | None = None) -> None:
@@ -85,8 +85,10 @@ def _claim(
             where=f"{loaded.origin}: members",
             fix="give every member a shape",
         )
-    refuse_plan(strategy(family), family.model.architecture)
-    rows_of_rank(family.recipe.tokens_per_step // family.model.context_length, engine.rank, engine.world_size)
+    plan = strategy(family)
+    refuse_plan(plan, family.model.architecture)
+    for stage in plan.stages:
+        rows_of_rank(stage.rows_per_step(family.model.context_length), engine.rank, engine.world_size)
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     held.enter_context(only_build_in(folder))
@@ -123,7 +125,7 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
 def _start_stage(run: Run, stage: Stage, precision: Precision, view: BuildView) -> None:
     """See to it that the stage has a checkpoint to train from."""
     saves = run.checkpoints(stage.name)
-    checkpoint.tidy(saves)
+    checkpoint.tidy(saves, kept_checkpoints(stage, run.family.recipe))
     saved = checkpoint.latest(saves)
     if saved is not None:
         step = checkpoint.position_of(saved).step
@@ -134,21 +136,30 @@ def _start_stage(run: Run, stage: Stage, precision: Precision, view: BuildView) 
     if grown:
         run.ledger.append("grown", stage=stage.name, **grown)
         view.say(f"{stage.name}  grown from {stage.parent}: {grown['description']}")
-    run.ledger.append("stage_started", stage=stage.name, precision=precision, source=source_document(stage.source))
+    run.ledger.append(
+        "stage_started",
+        stage=stage.name,
+        precision=precision,
+        source=source_document(stage.source),
+        objective=objective_document(stage.objective),
+    )
     checkpoint.save(saves, state, position, alone())
 
 
 def _record_stage(run: Run, stage: Stage, trained: Trained) -> None:
+    name = loss_name(stage)
+    records = read_metrics(run.stages / stage.name / "metrics.jsonl")
     run.ledger.append(
         "stage_finished",
         stage=stage.name,
         steps=stage.steps,
         tokens=stage.tokens,
+        positions=stage.positions,
         epochs=trained.epochs,
         seconds=trained.seconds,
         checkpoint_seconds=trained.checkpoint_seconds,
-        final_loss=final_loss(read_metrics(run.stages / stage.name / "metrics.jsonl")) if stage.steps else None,
         flops=stage_flops(run.family, stage),
+        **{f"final_{name}": final_loss(records, name) if stage.steps else None},
     )
 
 

@@ -11,6 +11,7 @@ from kinfolk.family.shapes import parameter_count
 from kinfolk.family.spec import Family
 from kinfolk.plan.document import plan_document
 from kinfolk.plan.strategies import plan_family
+from kinfolk.plan.warnings import longest_reading
 from kinfolk.train.engine import Precision, single_engine
 from kinfolk.train.speed import TRAINING_SHARE, matmul_rate
 
@@ -58,7 +59,7 @@ def needs_of(family: Family, machine: dict[str, Any], origin: str | None = None)
     memory = TRAINING_BYTES_PER_PARAMETER * max(counts) * 2 + 2**30
     # Every stage keeps a checkpoint, and its second one is written before the first is deleted; members are float32.
     checkpoints = [CHECKPOINT_BYTES_PER_PARAMETER * stage["parameters"]["total"] for stage in document["stages"]]
-    tokens = max(plan.steps_before(stage.name) + stage.steps for stage in plan.stages) * family.recipe.tokens_per_step
+    tokens = longest_reading(plan)
     token_bytes = 2 if family.embedding_rows <= 2**16 else 4
     disk = sum(checkpoints) + max(checkpoints) + 4 * sum(counts) + tokens * token_bytes
     rate = TRAINING_SHARE * machine[f"{machine['fastest_precision']}_flops_per_second"]

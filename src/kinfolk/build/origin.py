@@ -25,7 +25,7 @@ from kinfolk.plan.stages import Grow, Load, Plan, Scratch, Stage
 from kinfolk.train import checkpoint
 from kinfolk.train.checkpoint import Position
 from kinfolk.train.engine import alone
-from kinfolk.train.model import config_for, empty_model, load_parameters, new_model, parameters_of
+from kinfolk.train.model import check_token_ready, config_for, empty_model, load_parameters, new_model, parameters_of
 from kinfolk.train.optimizer import MOMENTS
 
 VERIFIED_SEQUENCES = 4
@@ -41,17 +41,26 @@ def first_state(
     """
     if isinstance(stage.source, Scratch):
         model = new_model(stage_config(stage, family, store), stage.source.seed)
-        return checkpoint.tensors_of(model, None), Position(0, 0), None
+        start = Position(0, 0, patch_size=stage.patch_size, token_ready=stage.patch_size == 1)
+        return checkpoint.tensors_of(model, None), start, None
     if isinstance(stage.source, Load):
-        return _loaded(stage, stage.source.folder, family, store), Position(0, 0), None
+        start = Position(0, 0, patch_size=stage.patch_size)
+        return _loaded(stage, stage.source.folder, family, store), start, None
     parent = plan.stage(stage.source.stage)
-    carries = not isinstance(stage.source, Grow) or stage.source.dynamics.optimizer != "reset"
-    state = _last_state(parent, family, store, stages, carries)
-    sequences = plan.steps_before(stage.name) * (family.recipe.tokens_per_step // family.model.context_length)
+    source = stage.source.dynamics if isinstance(stage.source, Grow) else stage.source
+    state = _last_state(parent, family, store, stages, with_optimizer=source.optimizer != "reset")
+    before = checkpoint.position_of(_last_checkpoint(parent, stages))
+    start = Position(
+        step=0,
+        sequences=plan.sequences_before(stage.name, family.model.context_length),
+        positions=before.positions,
+        patch_size=stage.patch_size,
+        token_ready=before.token_ready and stage.patch_size == 1,
+    )
     grown = None
     if isinstance(stage.source, Grow):
         state, grown = _grow(state, stage, parent, family, store)
-    return state, Position(0, sequences), grown
+    return state, start, grown
 
 
 def _loaded(stage: Stage, folder: str, family: Family, store: TokenStore) -> dict[str, Tensor]:
@@ -74,10 +83,20 @@ def stage_config(stage: Stage, family: Family, store: TokenStore) -> Any:
     return config_for(stage.shape, family.model, family.embedding_rows, store.separator_id)
 
 
-def load_stage_model(stage: Stage, family: Family, store: TokenStore, stages: Path) -> PreTrainedModel:
-    """The model that a finished stage left, on the CPU."""
+def load_stage_model(
+    stage: Stage, family: Family, store: TokenStore, stages: Path, force: bool = False
+) -> PreTrainedModel:
+    """The model that a stage left at its newest checkpoint, on the CPU.
+
+    KinfolkError if it was trained on patches last, unless forced; then its config says `token_ready: false`.
+    """
+    saved = _last_checkpoint(stage, stages)
     model = empty_model(stage_config(stage, family, store))
-    checkpoint.load(_last_checkpoint(stage, stages), checkpoint.tensors_of(model, None), alone())
+    is_ready = checkpoint.position_of(saved).token_ready
+    check_token_ready(is_ready, str(saved), force)
+    if not is_ready:
+        model.config.token_ready = False
+    checkpoint.load(saved, checkpoint.tensors_of(model, None), alone())
     return model
 
 

@@ -14,7 +14,7 @@ from kinfolk.build.ledger import Ledger
 from kinfolk.data import tokens
 from kinfolk.data.tokens import TokenStore
 from kinfolk.errors import KinfolkError
-from kinfolk.family.load import LoadedFamily, dump_family, first_difference, with_absolute_paths
+from kinfolk.family.load import LoadedFamily, dump_family, first_difference, load_family, with_absolute_paths
 from kinfolk.family.spec import Family
 from kinfolk.plan.document import plan_document
 from kinfolk.plan.stages import Plan, Stage
@@ -61,28 +61,57 @@ class Run:
 def begin_run(loaded: LoadedFamily, folder: Path, view: BuildView, strategy: Strategy = plan_family) -> None:
     """Tokenise the data and write down the resolved family and plan, as far as that was not done before.
 
-    KinfolkError for a folder that holds another family, and for what is wrong with the data.
+    A family that only has more members than the run was begun with extends it. KinfolkError for a folder that holds
+    another family, and for what is wrong with the data.
     """
     began = time.monotonic()
     family = with_absolute_paths(loaded)
     record = folder / "family.yaml"
-    if record.exists():
-        difference = first_difference(record.read_text("utf-8"), dump_family(family))
-        if difference:
-            raise KinfolkError(
-                f"this run directory was begun with another family file: {difference}",
-                where=str(folder),
-                fix="use the same family file and --set values, or another --run",
-            )
+    added = _added_members(record, family, folder) if record.exists() else []
     shutil.rmtree(folder / ("data" + files.UNFINISHED), ignore_errors=True)
     store = tokens.prepare(family, loaded.folder, folder / "data", view.prepared, where=loaded.origin)
     ledger = Ledger(folder / "ledger.jsonl")
     if not ledger.events("data_prepared"):
         ledger.append("data_prepared", **data_counts(store), seconds=time.monotonic() - began)
-    if not record.exists():
-        settled = _with_vocabulary(family, store)
-        files.write_json(folder / "plan.json", plan_document(settled, strategy(settled)))
+    settled = _with_vocabulary(family, store)
+    if added:
+        _check_earlier_stages(record, settled, store, folder, strategy)
+    if added or not record.exists():
+        document = plan_document(settled, strategy(settled), len(store.train))
+        for warning in document["warnings"]:
+            view.say(f"warning: {warning}")
+        files.write_json(folder / "plan.json", document)
         files.write_text(record, dump_family(family))
+    if added:
+        ledger.append("extended", members=added)
+
+
+def _added_members(record: Path, family: Family, folder: Path) -> list[str]:
+    """Names of the members that the family has behind those of the record; KinfolkError for any other difference."""
+    recorded = load_family(str(record)).family
+    before = len(recorded.members)
+    beginning = family.model_copy(update={"members": family.members[:before]})
+    difference = first_difference(dump_family(recorded), dump_family(beginning))
+    if difference:
+        raise KinfolkError(
+            f"this run directory was begun with another family file: {difference}",
+            where=str(folder),
+            fix="use the same family file and --set values, or another --run; only members may be added, at the end",
+        )
+    return [member.name for member in family.members[before:]]
+
+
+def _check_earlier_stages(record: Path, family: Family, store: TokenStore, folder: Path, strategy: Strategy) -> None:
+    """Refuse new members that would change a stage that the run has: what is trained cannot be undone."""
+    before = strategy(_with_vocabulary(load_family(str(record)).family, store))
+    after = {stage.name: stage for stage in strategy(family).stages}
+    changed = [stage.name for stage in before.stages if after.get(stage.name) != stage]
+    if changed:
+        raise KinfolkError(
+            f"with the new members, stage {changed[0]} would be trained in another way than it was",
+            where=str(folder),
+            fix="build into another --run; strategy trunk, and progressive with growth.start finished, can be extended",
+        )
 
 
 def open_run(loaded: LoadedFamily, folder: Path, strategy: Strategy = plan_family) -> Run:
@@ -92,7 +121,7 @@ def open_run(loaded: LoadedFamily, folder: Path, strategy: Strategy = plan_famil
     plan = strategy(family)
     tokenizer = AutoTokenizer.from_pretrained(store.tokenizer)
     ledger = Ledger(folder / "ledger.jsonl")
-    return Run(folder, family, plan, plan_document(family, plan), store, tokenizer, ledger)
+    return Run(folder, family, plan, plan_document(family, plan, len(store.train)), store, tokenizer, ledger)
 
 
 def unfinished_members(run: Run) -> set[str]:

@@ -68,11 +68,12 @@ class LiveView:
         """Show a metrics record of the running stage."""
         if "held_out_loss" in record:
             self._held_out = f"  held-out {record['held_out_loss']:.3f}"
-        if "loss" not in record or self._task is None:
+        name = next((name for name in ("loss", "patch_loss") if name in record), None)
+        if name is None or self._task is None:
             return
         step = record["step"]
         figures = (
-            f"step {step}/{self._steps}  loss {record['loss']:.3f}{self._held_out}  "
+            f"step {step}/{self._steps}  {name.replace('_', ' ')} {record[name]:.3f}{self._held_out}  "
             f"{record['tokens_per_second']:,.0f} tokens/s"
         )
         self._bars.update(self._task, completed=step, figures=figures)

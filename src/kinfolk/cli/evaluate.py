@@ -21,6 +21,7 @@ def evaluate(
     run: Annotated[Path | None, typer.Option(help="Evaluate on the held-out documents of this run.")] = None,
     context_length: Annotated[int | None, typer.Option(help="Window; by default what the model was made for.")] = None,
     stride: Annotated[int | None, typer.Option(help="Tokens between windows; by default half a window.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also weights that were trained on patches last.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Held-out loss, perplexity and bits per byte, on a run's held-out documents or on a text of your own."""
@@ -43,6 +44,7 @@ def evaluate(
                 run=None if text else run or run_of(path),
                 context_length=context_length,
                 stride=stride,
+                force=force,
                 progress=partial(_show_progress, status, path),
             )
         results.append({"model": path, **score.to_dict()})

@@ -10,7 +10,7 @@ FamilyArgument = Annotated[str, typer.Argument(metavar="FAMILY", help="A family 
 SetOption = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, as in --set recipe.seed=3.")
 ]
-StrategyOption = Annotated[str | None, typer.Option(help="independent or progressive; overrides the file.")]
+StrategyOption = Annotated[str | None, typer.Option(help="independent, progressive or trunk; overrides the file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 
 

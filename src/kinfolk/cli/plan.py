@@ -1,11 +1,14 @@
 """kinfolk plan"""
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kinfolk.cli.options import FamilyArgument, JsonOption, SetOption, StrategyOption, with_strategy
+
+if TYPE_CHECKING:
+    from kinfolk.family.spec import Family
 
 
 def plan(
@@ -13,6 +16,10 @@ def plan(
     strategy: StrategyOption = None,
     gpu: Annotated[str, typer.Option(help="GPU of the time estimate.")] = "H100",
     utilisation: Annotated[float, typer.Option(help="Share of the GPU's peak that training reaches.")] = 0.4,
+    compare: Annotated[bool, typer.Option("--compare", help="Every strategy, with and without patches.")] = False,
+    train_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of the training data, to be warned of repeating them.")
+    ] = None,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
     json_: JsonOption = False,
 ) -> None:
@@ -26,9 +33,12 @@ def plan(
 
     loaded = load_family(family, with_strategy(set_, strategy))
     family_ = with_vocabulary(loaded)
+    if compare:
+        _compare(family_, loaded.origin, train_tokens, gpu, utilisation, json_)
+        return
     plan_ = plan_family(family_, loaded.origin)
     refuse_plan(plan_, family_.model.architecture)
-    document = plan_document(family_, plan_)
+    document = plan_document(family_, plan_, train_tokens)
     for stage in document["stages"]:
         stage["gpu_seconds"] = gpu_seconds(_best_flops(stage["flops"]), gpu, utilisation)
     rate = _this_machine()
@@ -40,6 +50,23 @@ def plan(
         print(json.dumps(document, indent=2, allow_nan=False))
     else:
         _print_table(document)
+
+
+def _compare(
+    family: "Family", origin: str, train_tokens: int | None, gpu: str, utilisation: float, json_: bool
+) -> None:
+    from kinfolk.plan.compare import compare_strategies
+    from kinfolk.plan.machines import gpu_seconds
+
+    rows = compare_strategies(family, origin, train_tokens)
+    possible = [row for row in rows if row["refused"] is None]
+    for row in possible:
+        row["gpu_seconds"] = gpu_seconds(_best_flops(row["total"]), gpu, utilisation)
+    if json_:
+        document = {"family": family.name, "gpu": {"name": gpu, "utilisation": utilisation}, "rows": rows}
+        print(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        _print_comparison(family.name, rows, f"{gpu} @ {utilisation:.0%}")
 
 
 def _best_flops(flops: dict[str, Any]) -> float:
@@ -63,6 +90,37 @@ def _this_machine() -> float:
         return TRAINING_SHARE * matmul_rate(engine, fastest_precision(engine.device))
 
 
+def _print_comparison(name: str, rows: list[dict[str, Any]], gpu: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from kinfolk.build.view import duration
+    from kinfolk.cli.numbers import short
+
+    title = f"{name}: what each way of building it costs, with decay_share {rows[0]['decay_share']:g}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("strategy")
+    table.add_column("patches")
+    for heading in ("6ND FLOPs", "of alone", "matmul FLOPs", "of alone", "tokens read", "steps", gpu):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        patch = row["patch"]
+        cells = [row["strategy"], f"{patch['size']}, {patch['members']}" if patch else "-"]
+        if row["refused"] is not None:
+            table.add_row(*cells, "not with this family file, see below")
+            continue
+        for kind in ("six_nd", "matmul"):
+            known = row["total"][kind] is not None
+            cells += [f"{row['total'][kind]:.3g}", f"{row['cost'][kind]:.1%}"] if known else ["-", "-"]
+        table.add_row(*cells, short(row["tokens_read"]), f"{row['steps']:,}", duration(row["gpu_seconds"]))
+    Console(width=None if Console().is_terminal else 140).print(table)
+    print("tokens read and steps are those of the longest line of stages; alone is each member alone at token level")
+    for message in dict.fromkeys(row["refused"] for row in rows if row["refused"]):
+        print(f"refused: {message}")
+    for message in dict.fromkeys(message for row in rows for message in row.get("warnings", [])):
+        print(f"warning: {message}")
+
+
 def _print_table(document: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -72,9 +130,9 @@ def _print_table(document: dict[str, Any]) -> None:
 
     gpu = document["gpu"]
     table = Table(title=f"{document['family']}: {document['strategy']}", title_justify="left")
-    table.add_column("stage")
-    table.add_column("from")
-    for heading in ("layers x hidden", "parameters", "non-emb.", "tokens", "steps", "peak rate"):
+    table.add_column("stage", no_wrap=True)
+    table.add_column("from", no_wrap=True)
+    for heading in ("reads", "layers x hidden", "parameters", "non-emb.", "tokens", "steps", "peak rate"):
         table.add_column(heading, justify="right")
     for heading in ("6ND FLOPs", "matmul FLOPs", "share", "here", f"{gpu['name']} @ {gpu['utilisation']:.0%}"):
         table.add_column(heading, justify="right")
@@ -83,6 +141,7 @@ def _print_table(document: dict[str, Any]) -> None:
         table.add_row(
             stage["name"],
             stage["parent"] or "scratch",
+            f"patches of {stage['objective']['size']}" if stage["objective"]["kind"] == "patch" else "tokens",
             f"{shape['num_hidden_layers']} x {shape['hidden_size']}" if shape else "-",
             short(parameters["total"] if shape else parameters["counted"]),
             short(parameters["non_embedding"]) if shape else "-",
@@ -95,7 +154,7 @@ def _print_table(document: dict[str, Any]) -> None:
             duration(stage["machine_seconds"]),
             duration(stage["gpu_seconds"]),
         )
-    console = Console(width=None if Console().is_terminal else 180)
+    console = Console(width=None if Console().is_terminal else 200)
     console.print(table)
     total, alone = document["total"], document["independent"]
     for kind, name in (("six_nd", "6ND"), ("matmul", "matmul")):
@@ -106,3 +165,6 @@ def _print_table(document: dict[str, Any]) -> None:
         f"about {duration(document['machine']['seconds'])} on this machine, {duration(gpu['seconds'])} on one "
         f"{gpu['name']} at {gpu['utilisation']:.0%} of its peak"
     )
+    print(f"the longest line of stages reads {short(document['data']['tokens_read'])} tokens")
+    for warning in document["warnings"]:
+        print(f"warning: {warning}")

@@ -4,6 +4,8 @@ Nothing is shuffled in memory and no iterator has a state to save: a resumed run
 processes, asks for the same numbers and gets the same sequences.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,7 +37,10 @@ def sequence_order(first: int, count: int, per_epoch: int, seed: int) -> NDArray
     """
     if per_epoch < 1 or first < 0 or count < 0:
         raise ValueError(f"no order of {count} sequences from number {first} on, with {per_epoch} in an epoch")
-    numbers = np.arange(first, first + count, dtype=np.uint64)
+    return _places_of(np.arange(first, first + count, dtype=np.uint64), per_epoch, seed)
+
+
+def _places_of(numbers: NDArray[np.uint64], per_epoch: int, seed: int) -> NDArray[np.int64]:
     keys = _round_keys(seed, numbers // np.uint64(per_epoch))
     places = numbers % np.uint64(per_epoch)
     bits = (per_epoch - 1).bit_length()
@@ -58,9 +63,73 @@ def batch(
     batch(first + a, b - a).
     """
     order = sequence_order(first, count, sequences_per_epoch(len(tokens), context_length), seed)
-    places = order[:, None] * context_length + np.arange(context_length + 1)
-    sequences: NDArray[np.int64] = np.asarray(tokens)[places].astype(np.int64)
-    return sequences
+    return _cut(tokens, order * context_length, context_length + 1)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one stage reads, and in which rows.
+
+    Where a family reads patches, the data order is one of blocks: `block` sequences in one piece, which is one row of
+    patches. A stage at patch level takes the blocks one by one. A stage at token level takes as many blocks as its
+    sequences need and goes through them `block` times, each time by another sequence of every block, so that the
+    sequences of one block do not meet in one batch. So no token is read again before all were, whatever the stages
+    before read: only the rest of a stage's last block, and of the data's, stays out of an epoch.
+    """
+
+    context_length: int
+    patch_size: int
+    """Tokens of one position; 1 at token level, `block` at patch level."""
+    block: int
+    """Sequences of a block; 1 where nothing reads patches."""
+    first: int
+    """Global number of the stage's first sequence, a multiple of `block`."""
+    sequences: int
+    """Sequences of context length that the stage reads, `patch_size` to a row."""
+
+    def blocks_per_epoch(self, tokens: int) -> int:
+        """Whole blocks in so many tokens, with the targets behind the last of them."""
+        return max(0, tokens - self.block) // (self.context_length * self.block)
+
+    def epochs(self, sequences_seen: int, tokens: int) -> float:
+        """How many times the training data were seen once a lineage has gone through so many sequences."""
+        return epochs(sequences_seen, self.blocks_per_epoch(tokens) * self.block)
+
+
+def read(tokens: NDArray[np.unsignedinteger], reading: Reading, first: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Rows `first` to `first + count - 1` of a stage: int64 (count, patch_size x (context_length + 1)).
+
+    All but the last `patch_size` columns are inputs, all but the first `patch_size` targets. At token level without
+    blocks this is `batch`, counted from the stage's first sequence.
+    """
+    context, block = reading.context_length, reading.block
+    if block == 1:
+        return batch(tokens, context, reading.first + first, count, seed)
+    per_epoch = reading.blocks_per_epoch(len(tokens))
+    rows = np.arange(first, first + count, dtype=np.int64)
+    if reading.patch_size > 1:
+        blocks, within = reading.first // block + rows, np.zeros_like(rows)
+    else:
+        blocks, within = _spread(rows, reading, per_epoch)
+    starts = _places_of(blocks.astype(np.uint64), per_epoch, seed) * (block * context) + within * context
+    return _cut(tokens, starts, reading.patch_size * (context + 1))
+
+
+def _spread(rows: NDArray[np.int64], reading: Reading, per_epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Block number and place in the block of each sequence of a token-level stage, epoch by epoch."""
+    begin = reading.first // reading.block
+    end = begin - (-reading.sequences // reading.block)
+    next_epoch = (begin // per_epoch + 1) * per_epoch
+    edges = np.array([begin, *range(next_epoch, end, per_epoch), end], dtype=np.int64)  # in blocks
+    part = np.searchsorted((edges - begin) * reading.block, rows, side="right") - 1
+    size = np.diff(edges)[part]
+    offset = rows - (edges[part] - begin) * reading.block
+    return edges[part] + offset % size, offset // size
+
+
+def _cut(tokens: NDArray[np.unsignedinteger], starts: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    cut: NDArray[np.int64] = np.asarray(tokens)[starts[:, None] + np.arange(width)].astype(np.int64)
+    return cut
 
 
 def epochs(sequences_seen: int, per_epoch: int) -> float:

@@ -225,12 +225,14 @@ def _change(then: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 def _check_length(family: Family, tokens: int, where: str) -> None:
-    needed = family.model.context_length + 1
+    size = family.patch.size if family.patch else 1
+    needed = size * (family.model.context_length + 1)
     if tokens < needed:
         raise KinfolkError(
-            f"the training documents hold {tokens} tokens, fewer than the {needed} of one sequence",
+            f"the training documents hold {tokens} tokens, fewer than the {needed} of one sequence"
+            + (f" of patches of {size}" if size > 1 else ""),
             where=f"{where}: data.train",
-            fix="add text, or lower model.context_length",
+            fix="add text, or lower model.context_length" + (" or patch.size" if size > 1 else ""),
         )
 
 

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import logging as _logging
 
 from kinfolk.errors import KinfolkError
+from kinfolk.train.model import check_token_ready, is_token_ready
 
 logging: Any = _logging
 """transformers' own switches for what it prints; they carry no types."""
@@ -31,11 +32,12 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 
 
 def load_checkpoint(
-    path_or_name: str | Path, device: torch.device | str
+    path_or_name: str | Path, device: torch.device | str, force: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model (float32, in evaluation mode, on `device`) and tokenizer of a folder, or of a name on the hub.
 
-    Raises KinfolkError for whatever keeps either from being loaded.
+    Raises KinfolkError for whatever keeps either from being loaded, and for weights that were trained on patches last,
+    unless forced.
     """
     name, is_folder = str(path_or_name), Path(path_or_name).is_dir()
     if is_folder:
@@ -44,6 +46,7 @@ def load_checkpoint(
         raise KinfolkError("there is no such folder", where=name, fix="give the folder that holds config.json")
     with _quiet():
         config = _load_config(name, is_folder)
+        check_token_ready(is_token_ready(config), name, force)
         tokenizer = _load_tokenizer(name, is_folder)
         model = _load_model(name, is_folder, config)
     return model.to(torch.device(device)).eval(), tokenizer  # type: ignore[arg-type]

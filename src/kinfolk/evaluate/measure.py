@@ -44,6 +44,7 @@ def measure(
     run: Path | None,
     context_length: int | None = None,
     stride: int | None = None,
+    force: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Score:
     """Score a checkpoint on a text file, or on the held-out documents of a run (any tokenizer).
@@ -59,7 +60,7 @@ def measure(
         )
     texts: Iterable[str] | None = [read_text(text)] if text is not None else None
     engine = single_engine()
-    network, tokenizer = load_checkpoint(model, engine.device)
+    network, tokenizer = load_checkpoint(model, engine.device, force)
     context = network.config.max_position_embeddings if context_length is None else context_length
     separator = separator_of(network, tokenizer)
     if texts is None:

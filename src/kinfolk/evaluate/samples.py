@@ -9,6 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.load import separator_of
 from kinfolk.evaluate.loss import evaluation_mode
+from kinfolk.train.model import check_token_ready, is_token_ready
 
 TEMPERATURE = 0.8
 TOP_P = 0.95
@@ -21,14 +22,17 @@ def sample_text(
     max_new_tokens: int,
     seed: int,
     device: torch.device | str,
+    force: bool = False,
 ) -> list[dict[str, str]]:
     """Continue each prompt, as at the beginning of a document; returns {"prompt", "continuation"} for each.
 
     Nucleus sampling at temperature 0.8 and top-p 0.95. A continuation is a function of the model, its prompt, the
     prompt's place in the list and `seed`; the state of torch's generators is left as it was. It ends at the end of a
     document, after `max_new_tokens`, or where the model's context is full. Raises KinfolkError for a prompt that fills
-    the context, and for a model whose probabilities are not numbers.
+    the context, for a model whose probabilities are not numbers, and for one that was trained on patches last unless
+    forced.
     """
+    check_token_ready(is_token_ready(model.config), "the model to sample from", force)
     if max_new_tokens < 1:
         raise KinfolkError(f"max_new_tokens is {max_new_tokens}", fix="use 1 or more")
     device = torch.device(device)

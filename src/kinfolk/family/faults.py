@@ -171,7 +171,9 @@ def _is_branch(step: int | str) -> bool:
 
     Field names are in lower case; a user's unknown field that looks like a branch is only dropped from a message.
     """
-    return isinstance(step, str) and step.endswith(("Source", "Tokenizer")) and step[:1].isupper()
+    if not isinstance(step, str):
+        return False
+    return step.startswith(("literal[", "list[")) or (step.endswith(("Source", "Tokenizer")) and step[:1].isupper())
 
 
 def _fields_at(root: type[BaseModel], location: Iterable[int | str]) -> list[str]:

@@ -25,16 +25,23 @@ class Schedule(Spec):
     decay_share: float = Field(default=0.95, ge=0, le=1)
     decay_shape: Literal["linear", "cosine", "1-sqrt"] = "linear"
     end_ratio: float = Field(default=0.0, ge=0, le=1)
+    rewarmup_share: float | None = Field(default=None, ge=0, le=1)
+    """Warm-up of a stage that has grown; by default as long as any."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.warmup_share + self.decay_share > 1 + 1e-9:
-            raise MisfitError(
-                f"warmup_share {self.warmup_share:g} and decay_share {self.decay_share:g} add to more than 1",
-                field="decay_share",
-                fix=f"use decay_share {1 - self.warmup_share:.4g}",
-            )
+        for field, warmup in (("warmup_share", self.warmup_share), ("rewarmup_share", self.rewarmup_share or 0.0)):
+            if warmup + self.decay_share > 1 + 1e-9:
+                raise MisfitError(
+                    f"{field} {warmup:g} and decay_share {self.decay_share:g} add to more than 1",
+                    field="decay_share",
+                    fix=f"use decay_share {1 - warmup:.4g}",
+                )
         return self
+
+    def warmup(self, grown: bool) -> float:
+        """Share of a stage's steps that its warm-up takes."""
+        return self.rewarmup_share if grown and self.rewarmup_share is not None else self.warmup_share
 
 
 class Checkpoints(Spec):
@@ -44,6 +51,14 @@ class Checkpoints(Spec):
     """Time between two; lengthened where needed so that saving costs at most 2 % of the run."""
     steps: int | None = Field(default=None, ge=1)
     """Save every so many steps instead."""
+    keep: int = Field(default=0, ge=0, le=1000)
+    """Where the rate is constant, keep the last so many of these beside the newest, for `kinfolk average`."""
+
+    @model_validator(mode="after")
+    def _spaced(self) -> Self:
+        if self.keep and self.steps is None:
+            raise MisfitError("only checkpoints at even steps can be averaged", field="keep", fix="set steps as well")
+        return self
 
 
 class Recipe(Spec):
@@ -62,6 +77,9 @@ class Recipe(Spec):
     held_out_every_steps: int | None = Field(default=None, ge=1)
     """Steps between two quick held-out losses; by default twenty times a stage."""
     checkpoints: Checkpoints = Checkpoints()
+    max_epochs: float = Field(default=4.0, gt=0)
+    """A plan that reads its training data more often than this warns. Up to 4 times, repeated data are nearly as good
+    as new (Muennighoff et al., arXiv 2305.16264, section 6)."""
 
 
 class Growth(Spec):

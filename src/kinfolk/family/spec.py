@@ -1,5 +1,6 @@
 """The family file: one YAML document that says everything a build needs."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
@@ -8,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from kinfolk.family.base import Spec
 from kinfolk.family.data import Data, Tokenizer, TrainedTokenizer
 from kinfolk.family.faults import MisfitError
+from kinfolk.family.patch import Patch
 from kinfolk.family.recipe import Growth, Recipe
 from kinfolk.family.shapes import Architecture, Shape, growth_misfits, parameter_count
 from kinfolk.files import UNFINISHED
@@ -69,10 +71,12 @@ class Family(_Named):
     counted_parameters: Literal["total", "non_embedding"] = "total"
     """The N of 6ND and of `tokens_per_parameter`."""
     recipe: Recipe = Recipe()
-    strategy: Literal["independent", "progressive"] = "progressive"
+    strategy: Literal["independent", "progressive", "trunk"] = "progressive"
     parent_credit: float = Field(default=1.0, ge=0, le=1)
     """Share of the parent's FLOPs that a grown stage is spared: the budget rule of arXiv 2504.00623 is 1."""
     growth: Growth = Growth()
+    patch: Patch | None = None
+    """A first part of the training at patch level; none by default."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -100,15 +104,56 @@ class Family(_Named):
                 )
         for index in range(1, len(self.members)):
             self._check_step(index)
-        if self.strategy == "progressive" and self.growth.start == "undecayed":
-            held = 1 - self.recipe.schedule.decay_share
-            if held < 0.5:
-                raise MisfitError(
-                    f"members would grow from a state that has seen only {held:.0%} of its tokens, before the decay",
-                    field="recipe.schedule.decay_share",
-                    fix="set growth.start to finished, or use decay_share 0.3",
-                )
+        self._check_schedule()
+        if self.patch is not None:
+            self._check_patch(self.patch)
         return self
+
+    def _check_schedule(self) -> None:
+        """A state from before the decay can only grow, or be branched from, if there is one worth it."""
+        held = 1 - self.recipe.schedule.decay_share
+        is_undecayed = self.strategy == "progressive" and self.growth.start == "undecayed"
+        if (is_undecayed or self.strategy == "trunk") and held < 0.5:
+            other = "growth.start to finished" if is_undecayed else "strategy to progressive"
+            raise MisfitError(
+                f"members would grow from a state that has seen only {held:.0%} of its tokens, before the decay",
+                field="recipe.schedule.decay_share",
+                fix=f"set {other}, or use decay_share 0.3",
+            )
+        if self.strategy == "trunk" and held == 1:
+            raise MisfitError(
+                "a member of a trunk is what its decay makes of it, and there is none",
+                field="recipe.schedule.decay_share",
+                fix="use for example 0.2",
+            )
+
+    def _check_patch(self, patch: Patch) -> None:
+        unknown = [name for name in patch.members if name not in {member.name for member in self.members}]
+        if unknown and not isinstance(patch.members, str):
+            raise MisfitError(f"there is no member {unknown[0]!r}", field="patch.members", fix="name members, or all")
+        schedule = self.recipe.schedule
+        one_schedule = patch.optimizer == "carry" or self.strategy == "trunk"
+        if one_schedule and schedule.decay_share > 1 - patch.position_share + 1e-9:
+            raise MisfitError(
+                f"the learning rate would begin to decay in the patch part, which takes {patch.position_share:.1%} of "
+                "the steps; the switch comes before the decay",
+                field="recipe.schedule.decay_share",
+                fix=f"use {math.floor(1000 * (1 - patch.position_share)) / 1000} or less",
+            )
+        if patch.optimizer == "carry" and schedule.warmup_share > patch.position_share:
+            raise MisfitError(
+                f"the warm-up is longer than the patch part, which takes {patch.position_share:.1%} of the steps",
+                field="recipe.schedule.warmup_share",
+                fix=f"use {math.floor(1000 * patch.position_share) / 1000} or less",
+            )
+        row = self.model.context_length * patch.size
+        if patch.optimizer == "reset" and self.recipe.tokens_per_step % row:
+            raise MisfitError(
+                f"{self.recipe.tokens_per_step} tokens are not a whole number of rows of {self.model.context_length} "
+                f"patches of {patch.size}",
+                field="recipe.tokens_per_step",
+                fix=f"use {max(1, round(self.recipe.tokens_per_step / row)) * row}",
+            )
 
     def _check_step(self, index: int) -> None:
         smaller, larger = self.members[index - 1], self.members[index]

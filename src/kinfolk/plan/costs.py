@@ -3,14 +3,18 @@
 from kinfolk.family.shapes import Shape
 
 
-def six_nd(parameters: float, tokens: float) -> float:
-    """Training FLOPs by the rule of thumb of the papers, C = 6 N D (Kaplan et al., arXiv 2001.08361, section 2.1)."""
-    return 6.0 * parameters * tokens
+def six_nd(parameters: float, positions: float) -> float:
+    """Training FLOPs by the rule of thumb of the papers, C = 6 N D (Kaplan et al., arXiv 2001.08361, section 2.1).
+
+    D counts the positions that the model computes: in token-level training its tokens, in patch-level training patches.
+    """
+    return 6.0 * parameters * positions
 
 
 def matmul_flops_per_token(shape: Shape, vocab_size: int, context_length: int) -> int:
     """Training FLOPs of one token: every matrix product of the model, forward and backward, head included.
 
+    In patch-level training a patch costs as much, and `context_length` counts patches.
     A product of (m, k) and (k, n) counts 2mkn; backward counts twice forward. Attention counts the full
     `context_length` squared, as kernels that ignore causality (and torch's FlopCounterMode) do. Elementwise work, norms
     and the embedding lookup count nothing.

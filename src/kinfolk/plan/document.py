@@ -6,16 +6,22 @@ from typing import Any
 from kinfolk.family.shapes import parameter_count
 from kinfolk.family.spec import Family
 from kinfolk.plan.costs import matmul_flops_per_token, six_nd
-from kinfolk.plan.stages import Continue, Grow, Load, Plan, Scratch, Source, Stage
+from kinfolk.plan.stages import Continue, Grow, Load, Objective, Patch, Plan, Scratch, Source, Stage
 from kinfolk.plan.strategies import independent
+from kinfolk.plan.warnings import longest_reading, warnings_about
 
 Flops = dict[str, float | None]
 """Training FLOPs as {"six_nd": …, "matmul": …}; matmul is None for a member without a shape."""
 
 
-def plan_document(family: Family, plan: Plan) -> dict[str, Any]:
-    """The plan of a family with its costs: what `kinfolk plan --json` prints and plan.json holds."""
-    alone = {stage.member: stage for stage in independent(family).stages}
+def plan_document(family: Family, plan: Plan, train_tokens: int | None = None) -> dict[str, Any]:
+    """The plan of a family with its costs: what `kinfolk plan --json` prints and plan.json holds.
+
+    It is compared with each member trained alone at token level. `train_tokens` is what the training data holds, where
+    that is known.
+    """
+    token_level = family.model_copy(update={"patch": None})
+    alone = {stage.member: stage for stage in independent(token_level).stages}
     stages = [_stage_document(family, stage, alone) for stage in plan.stages]
     total = _sum(stage["flops"] for stage in stages)
     baseline = _sum(stage_flops(family, stage) for stage in alone.values())
@@ -29,6 +35,7 @@ def plan_document(family: Family, plan: Plan) -> dict[str, Any]:
         "context_length": family.model.context_length,
         "tokens_per_step": family.recipe.tokens_per_step,
         "counted_parameters": family.counted_parameters,
+        "patch": _patch_document(family),
         "total_flops": total["six_nd"],
         "independent_flops": baseline["six_nd"],
         "total": total,
@@ -37,6 +44,8 @@ def plan_document(family: Family, plan: Plan) -> dict[str, Any]:
         "savings": {
             kind: None if total[kind] is None else 1 - _known(total[kind]) / _known(baseline[kind]) for kind in total
         },
+        "data": {"tokens_read": longest_reading(plan), "train_tokens": train_tokens},
+        "warnings": warnings_about(family, plan, train_tokens),
         "stages": stages,
     }
 
@@ -46,8 +55,8 @@ def stage_flops(family: Family, stage: Stage) -> Flops:
     matmul = None
     if stage.shape is not None:
         per_token = matmul_flops_per_token(stage.shape, family.embedding_rows, family.model.context_length)
-        matmul = float(per_token * stage.tokens)
-    return {"six_nd": six_nd(stage.parameters, stage.tokens), "matmul": matmul}
+        matmul = float(per_token * stage.positions)
+    return {"six_nd": six_nd(stage.parameters, stage.positions), "matmul": matmul}
 
 
 def _stage_document(family: Family, stage: Stage, alone: dict[str | None, Stage]) -> dict[str, Any]:
@@ -60,7 +69,7 @@ def _stage_document(family: Family, stage: Stage, alone: dict[str | None, Stage]
         "member": stage.member,
         "parent": stage.parent,
         "source": source_document(stage.source),
-        "objective": {"kind": type(stage.objective).__name__.lower()},
+        "objective": objective_document(stage.objective),
         "shape": stage.shape.model_dump() if stage.shape else None,
         "parameters": {
             "counted": stage.parameters,
@@ -68,11 +77,29 @@ def _stage_document(family: Family, stage: Stage, alone: dict[str | None, Stage]
             "non_embedding": count.non_embedding if count else None,
         },
         "tokens": stage.tokens,
+        "positions": stage.positions,
         "steps": stage.steps,
+        "tokens_per_step": stage.tokens_per_step,
         "rate": asdict(stage.rate),
         "flops": stage_flops(family, stage),
         "alone": {"tokens": twin.tokens, **stage_flops(family, twin)} if twin else None,
     }
+
+
+def objective_document(objective: Objective) -> dict[str, Any]:
+    """What a stage minimises, as JSON."""
+    if isinstance(objective, Patch):
+        return {"kind": "patch", **asdict(objective)}
+    return {"kind": "token"}
+
+
+def _patch_document(family: Family) -> dict[str, Any] | None:
+    """The patch part in both vocabularies: share of the tokens, and share of the positions."""
+    patch = family.patch
+    if patch is None:
+        return None
+    shares = {"share": patch.token_share, "step_share": patch.position_share, "cost": patch.cost}
+    return {**patch.model_dump(), **shares}
 
 
 def source_document(source: Source) -> dict[str, Any]:
@@ -82,8 +109,8 @@ def source_document(source: Source) -> dict[str, Any]:
             return {"kind": "scratch", "seed": seed}
         case Load(folder):
             return {"kind": "load", "folder": folder}
-        case Continue(stage):
-            return {"kind": "continue", "stage": stage}
+        case Continue(stage, optimizer):
+            return {"kind": "continue", "stage": stage, "optimizer": optimizer}
         case Grow(stage, operator, dynamics):
             return {"kind": "grow", "stage": stage, "operator": asdict(operator), "dynamics": asdict(dynamics)}
 

@@ -20,9 +20,12 @@ def probe(
 
     The stages are called MEMBER-CANDIDATE and finish no member. Each takes the last member's steps and schedule; with
     `steps` it warms up as the whole stage would, holds its peak, and stops after so many steps. With `parent` the
-    first of two members is not trained but loaded; there is then no optimizer state to carry.
+    first of two members is not trained but loaded; there is then no optimizer state to carry. All train at token level.
     """
-    plans = {name: progressive(family.model_copy(update={"growth": growth})) for name, growth in candidates.items()}
+    token_level = family.model_copy(update={"patch": None})
+    plans = {
+        name: progressive(token_level.model_copy(update={"growth": growth})) for name, growth in candidates.items()
+    }
     if parent:
         return _from_checkpoint(family, parent, plans, steps)
     parents: dict[str, Stage] = {}

@@ -28,9 +28,10 @@ class Load:
 
 @dataclass(frozen=True)
 class Continue:
-    """Go on from the last state (weights and optimizer) of another stage, in the same shape."""
+    """Go on from the last state of another stage, in the same shape, with its optimizer's state or a new one."""
 
     stage: str
+    optimizer: Literal["carry", "reset"] = "carry"
 
 
 WidthRule = Literal["energy_split", "tile", "fpi", "aki", "lemon", "zero_pad"]
@@ -90,7 +91,19 @@ class Token:
     """Ordinary next-token prediction."""
 
 
-Objective = Token
+@dataclass(frozen=True)
+class Patch:
+    """Prediction of the next `size` tokens from the mean of the `size` before (arXiv 2407.12665).
+
+    `Patch(1)` trains exactly as `Token()` does.
+    """
+
+    size: int
+    slot_exponent: float = 0.0
+    """Slot k of the predicted patch, from 1, weighs 1 / k^exponent; 0 weighs all alike."""
+
+
+Objective = Token | Patch
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,28 @@ class Stage:
     rate: Rate
     member: str | None = None
     """The family member that this stage finishes, if it finishes one."""
+    block: int = 1
+    """Sequences of context length that the data order keeps together, so that a patch row is text in one piece: the
+    patch size, for every stage of a family that reads patches."""
+
+    @property
+    def patch_size(self) -> int:
+        """Tokens that one position of the model reads and predicts."""
+        return self.objective.size if isinstance(self.objective, Patch) else 1
+
+    @property
+    def positions(self) -> float:
+        """Positions that the model computes, each of which costs what a token costs in token-level training."""
+        return self.tokens / self.patch_size
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimizer step reads."""
+        return round(self.tokens / self.steps) if self.steps else 0
+
+    def rows_per_step(self, context_length: int) -> int:
+        """Rows of `context_length` positions in one optimizer step."""
+        return self.tokens_per_step // (context_length * self.patch_size)
 
     @property
     def parent(self) -> str | None:
@@ -148,6 +183,16 @@ class Plan:
         stage = self.stage(name)
         return (*(self.lineage(stage.parent) if stage.parent else ()), stage)
 
-    def steps_before(self, name: str) -> int:
-        """Optimizer steps that the ancestors of a stage have taken: where its data order goes on."""
-        return sum(ancestor.steps for ancestor in self.lineage(name)[:-1])
+    def tokens_before(self, name: str) -> float:
+        """Tokens that the ancestors of a stage have read."""
+        return sum(ancestor.tokens for ancestor in self.lineage(name)[:-1])
+
+    def sequences_before(self, name: str, context_length: int) -> int:
+        """Where the data order of a stage goes on: sequences of `context_length` that its ancestors have gone through.
+
+        Each ancestor takes whole blocks; what it leaves of its last block is not read.
+        """
+        return sum(
+            -(-round(ancestor.tokens) // (context_length * ancestor.block)) * ancestor.block
+            for ancestor in self.lineage(name)[:-1]
+        )

@@ -57,6 +57,7 @@ class PlannedStage(_Record):
     shape: dict[str, Any] | None = None
     parameters: Parameters
     tokens: float
+    objective: dict[str, Any] = {}
     steps: int = Field(ge=1)
     rate: PlannedRate
     flops: Flops
@@ -142,7 +143,8 @@ class StageFinished(_Record):
     tokens: float
     epochs: float
     seconds: float
-    final_loss: float | None
+    final_loss: float | None = None
+    """None for a stage at patch level, or without steps."""
     flops: Flops
 
 

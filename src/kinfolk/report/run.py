@@ -49,13 +49,13 @@ class StageRun:
     def state(self) -> str:
         if self.finished:
             return "finished"
-        return "unfinished" if self.started or self.train else "not started"
+        return "unfinished" if self.started or self.train or self.held_out else "not started"
 
     @property
     def steps_done(self) -> int:
         if self.finished:
             return self.finished.steps
-        return min(self.plan.steps, max((step for step, _ in self.train), default=0))
+        return min(self.plan.steps, max((step for step, _ in (*self.train, *self.held_out)), default=0))
 
     @property
     def flops(self) -> Flops:
@@ -92,7 +92,9 @@ class Run:
 
     @property
     def is_baseline(self) -> bool:
-        return self.plan.strategy == "independent"
+        """Whether every member is trained alone, from its tokens."""
+        by_patches = any(stage.plan.objective.get("kind") == "patch" for stage in self.stages)
+        return self.plan.strategy == "independent" and not by_patches
 
     @property
     def member_stages(self) -> tuple[StageRun, ...]:

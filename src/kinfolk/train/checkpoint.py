@@ -10,7 +10,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,30 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from kinfolk import files
 from kinfolk.errors import KinfolkError
+from kinfolk.family.recipe import Checkpoints
 from kinfolk.train.engine import Engine
 from kinfolk.train.optimizer import optimizer_tensors
+
+NEWEST = Checkpoints()
+"""Keeps the newest checkpoint only."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where training stands: steps done in this stage, sequences seen by the whole lineage, seconds of training."""
+    """Where training stands."""
 
     step: int
+    """Steps done in this stage."""
     sequences: int
+    """Sequences of context length that the whole lineage has gone through: the cursor in the data."""
     seconds: float = 0.0
+    """Time of training in this stage."""
+    positions: int = 0
+    """Positions that the whole lineage has computed; less than its tokens where patches were read."""
+    patch_size: int = 1
+    """Tokens of a position in this stage."""
+    token_ready: bool = True
+    """Whether the weights are a language model: false since patches were read, until tokens are read again."""
 
 
 def tensors_of(model: nn.Module, optimizer: torch.optim.AdamW | None) -> dict[str, Tensor]:
@@ -43,8 +56,10 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.AdamW | None) -> dict[st
     return tensors
 
 
-def save(folder: Path, tensors: dict[str, Tensor], position: Position, engine: Engine) -> Path:
-    """Write a checkpoint `step-N` into `folder`, then drop the older ones; every process of the engine takes part.
+def save(
+    folder: Path, tensors: dict[str, Tensor], position: Position, engine: Engine, kept: Checkpoints = NEWEST
+) -> Path:
+    """Write a checkpoint `step-N` into `folder`, then `tidy`; every process of the engine takes part.
 
     `folder` must not hold that step yet.
     """
@@ -52,14 +67,14 @@ def save(folder: Path, tensors: dict[str, Tensor], position: Position, engine: E
     unfinished = target.with_name(target.name + files.UNFINISHED)
 
     def begin() -> None:
-        tidy(folder)
+        tidy(folder, kept)
         unfinished.mkdir(parents=True)
 
     def finish() -> None:
         _write_state(unfinished, position, any(name.startswith("optimizer.") for name in tensors))
         files.flush_directory(unfinished)
         files.publish(unfinished, target)
-        tidy(folder)
+        tidy(folder, kept)
 
     engine.on_main(begin)
     with _no_warning_of_one_process():
@@ -83,16 +98,31 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def tidy(folder: Path) -> None:
-    """Remove what a killed process left half-written, and every whole checkpoint but the newest."""
-    for leftover in [*folder.glob("step-*" + files.UNFINISHED), *checkpoints(folder)[:-1]]:
+def tidy(folder: Path, kept: Checkpoints) -> None:
+    """Remove what a killed process left half-written, and every whole checkpoint that need not be kept.
+
+    The newest is kept, and the last `kept.keep` of those at multiples of `kept.steps`.
+    """
+    whole, even = checkpoints(folder), spaced(folder, kept.steps)
+    stays = {*whole[-1:], *even[max(0, len(even) - kept.keep) :]}
+    for leftover in [*folder.glob("step-*" + files.UNFINISHED), *(path for path in whole if path not in stays)]:
         shutil.rmtree(leftover)
+
+
+def spaced(folder: Path, steps: int | None) -> list[Path]:
+    """The whole checkpoints at multiples of so many steps, oldest first; none without a number."""
+    return [path for path in checkpoints(folder) if steps and step_of(path) and step_of(path) % steps == 0]
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a whole checkpoint was taken at, from its name."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def position_of(checkpoint: Path) -> Position:
     """Where training stood; KinfolkError when the checkpoint's record is damaged."""
     state = _state(checkpoint)
-    return Position(state["step"], state["sequences"], state["seconds"])
+    return Position(**{field.name: state[field.name] for field in fields(Position) if field.name in state})
 
 
 def has_optimizer(checkpoint: Path) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -71,7 +71,8 @@ class Engine:
         if self.mesh is None:
             self.place(objective)
             return
-        for block in objective.model.base_model.layers:  # type: ignore[union-attr]
+        model: Any = objective.model
+        for block in [module for module in model.modules() if type(module).__name__ in model._no_split_modules]:
             fully_shard(block, mesh=self.mesh)
         fully_shard(objective, mesh=self.mesh)
 

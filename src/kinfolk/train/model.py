@@ -67,3 +67,21 @@ def load_parameters(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) ->
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
+
+
+def is_token_ready(config: PreTrainedConfig) -> bool:
+    """Whether a model is a language model, as its config says: only one taken from a patch-level stage says no."""
+    return getattr(config, "token_ready", True) is not False
+
+
+def check_token_ready(ready: bool, where: str, force: bool = False) -> None:
+    """Refuse a model that was trained on patches last, unless forced; KinfolkError.
+
+    Such weights predict unordered tokens from means of embeddings: they are a step on the way, not a language model.
+    """
+    if not ready and not force:
+        raise KinfolkError(
+            "these weights were trained on patches last and are no language model yet (token_ready: false)",
+            where=where,
+            fix="use a stage or member that was trained on tokens since; --force takes them all the same, to debug",
+        )

@@ -38,7 +38,7 @@ class Monitor:
         files.write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def record(self, record: dict[str, Any]) -> None:
-        """Write one step's record: `step` (done so far), and any of loss, learning_rate, held_out_loss, …"""
+        """Write one step's record: `step` (done so far), and any of loss or patch_loss, learning_rate, held_out_loss"""
         if not all(math.isfinite(value) for value in record.values()):
             raise ValueError(f"a metric is not finite: {record}")
         self._file.write(json.dumps(record) + "\n")
@@ -79,8 +79,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def final_loss(records: list[dict[str, Any]]) -> float:
-    """Mean training loss of the last tenth of a stage's steps, nats per token."""
-    losses = [record["loss"] for record in records if "loss" in record]
+def final_loss(records: list[dict[str, Any]], name: str = "loss") -> float:
+    """Mean training loss (`patch_loss` at patch level) of the last tenth of a stage's steps, nats per token."""
+    losses = [record[name] for record in records if name in record]
     recent = losses[-max(1, len(losses) // 10) :]
     return float(sum(recent) / len(recent))

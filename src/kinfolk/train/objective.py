@@ -12,10 +12,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from kinfolk.plan.stages import Objective, Patch
+
 _LOGITS_IN_CACHE = 2**18
 """Elements of one chunk of logits: on a CPU about 1 MB of float32, which stays in the cache between its passes."""
 
 _LOGITS_ON_GPU = 2**27
+
+
+PLAIN_HEADS = ("llama", "qwen2", "qwen3", "mistral", "mixtral", "olmo2", "phi3", "gpt2", "gpt_neox", "starcoder2")
+"""Models of transformers whose logits are the last hidden state times the head's weight and nothing else, so that they
+can be made in chunks. The logits of any other are made by the model itself, all at once."""
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -23,7 +30,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, needs_gradient: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        target_weights: Tensor,
+        dtype: torch.dtype,
+        needs_gradient: bool,
     ) -> Tensor:
         positions, vocab_size = hidden.shape[0], weight.shape[0]
         budget = _LOGITS_IN_CACHE if hidden.device.type == "cpu" else _LOGITS_ON_GPU
@@ -34,14 +47,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, positions, chunk):
             part = slice(start, start + chunk)
-            target = targets[part].unsqueeze(1)  # (chunk, 1)
+            target, weights = targets[part], target_weights[part]  # both (chunk, slots)
             logits = (hidden_cast[part] @ weight_cast.T).float()  # (chunk, vocab)
             normaliser = logits.logsumexp(dim=1, keepdim=True)
-            loss += (normaliser - logits.gather(1, target)).sum()
+            loss += ((normaliser - logits.gather(1, target)) * weights).sum()
             if hidden_gradient is not None and weight_gradient is not None:
-                # d loss / d logits = softmax - one-hot
-                gradient = logits.sub_(normaliser).exp_()
-                gradient.scatter_add_(1, target, gradient.new_full(target.shape, -1.0))
+                # d loss / d logits = softmax x (sum of the weights) - the weights at their targets
+                gradient = logits.sub_(normaliser - weights.sum(1, keepdim=True).log()).exp_()
+                gradient.scatter_add_(1, target, -weights)
                 gradient_cast = gradient.to(dtype)
                 hidden_gradient[part] = gradient_cast @ weight_cast
                 weight_gradient += gradient_cast.T @ hidden_cast[part]
@@ -50,24 +63,49 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * outputs[0], weight_gradient * outputs[0], None, None, None
+        return hidden_gradient * outputs[0], weight_gradient * outputs[0], None, None, None, None
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Sum over positions of -log softmax(hidden @ weight.T)[target], in nats.
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    dtype: torch.dtype = torch.float32,
+    target_weights: Tensor | None = None,
+) -> Tensor:
+    """Sum over positions (and slots) of -log softmax(hidden @ weight.T)[target], in nats.
 
-    Shapes: hidden (positions, hidden size), weight (vocab, hidden size), targets (positions,) of int64. Products are
-    taken in `dtype`, logits and softmax in float32. The sum, not the mean: whoever knows the global number of tokens
-    divides by it.
+    Shapes: hidden (positions, hidden size), weight (vocab, hidden size), targets (positions,) or (positions, slots) of
+    int64: every position predicts all its slots from one softmax, whose logarithm is taken once. `target_weights`, of
+    the shape of the targets or to be broadcast to it, multiply each term; 0 leaves a target out. Products are taken in
+    `dtype`, logits and softmax in float32. The sum, not the mean: whoever knows the global number of tokens divides by
+    it.
     """
+    slots = targets.unsqueeze(1) if targets.dim() == 1 else targets
+    weights = torch.ones((), device=hidden.device) if target_weights is None else target_weights
     # Asked here, because inside the function gradients are always off, and it is told that a weight needs one even
     # under no_grad.
     needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     with torch.autocast(hidden.device.type, enabled=False):
-        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, dtype, needs_gradient)  # type: ignore[no-untyped-call]
+        loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, slots, weights.expand(slots.shape), dtype, needs_gradient
+        )
     return loss
+
+
+def slot_weights(size: int, exponent: float) -> Tensor:
+    """Weights (size,) of the slots of a predicted patch: 1 / k^exponent for k = 1 ... size, of mean 1."""
+    weights = torch.arange(1, size + 1, dtype=torch.float64) ** -exponent
+    return (weights * (size / weights.sum())).float()
+
+
+def stage_loss(model: PreTrainedModel, objective: Objective, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The module that a stage trains. Patches of one token are ordinary tokens, and take their path."""
+    if isinstance(objective, Patch) and objective.size > 1:
+        return PatchLoss(model, objective, dtype)
+    return TokenLoss(model, dtype)
 
 
 class TokenLoss(nn.Module):
@@ -80,6 +118,68 @@ class TokenLoss(nn.Module):
 
     def forward(self, sequences: Tensor) -> Tensor:
         """Summed loss in nats of sequences (batch, context + 1): every token but the first is predicted."""
-        hidden = self.model.base_model(input_ids=sequences[:, :-1], use_cache=False).last_hidden_state
-        head: Tensor = self.model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
-        return linear_cross_entropy(hidden.flatten(0, 1), head, sequences[:, 1:].flatten(), self.dtype)
+        return _summed_loss(self.model, {"input_ids": sequences[:, :-1]}, sequences[:, 1:].unsqueeze(2), self.dtype)
+
+
+class PatchLoss(nn.Module):
+    """Next-patch prediction (arXiv 2407.12665) while training; next-token prediction in evaluation mode.
+
+    The mean of a patch's K embeddings goes in, scaled as the model scales embeddings, and one hidden state predicts all
+    tokens of the next patch from one softmax. Embedding, head and everything between are the model's own, unchanged.
+    """
+
+    slot_weights: Tensor
+
+    def __init__(self, model: PreTrainedModel, patch: Patch, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.model = model
+        self.size = patch.size
+        self.dtype = dtype
+        self.register_buffer("slot_weights", slot_weights(patch.size, patch.slot_exponent), persistent=False)
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        """Summed loss in nats, over all tokens but those of the first patch, of sequences (batch, K x (context + 1)).
+
+        In evaluation mode that of `TokenLoss` on sequences (batch, context + 1). ValueError for a sequence that is not
+        a whole number of patches.
+        """
+        if not self.training:
+            return _summed_loss(self.model, {"input_ids": sequences[:, :-1]}, sequences[:, 1:].unsqueeze(2), self.dtype)
+        patches = into_patches(sequences, self.size)
+        inputs = {"inputs_embeds": patch_embeddings(self.model, patches[:, :-1])}
+        return _summed_loss(self.model, inputs, patches[:, 1:], self.dtype, self.slot_weights)
+
+
+def into_patches(sequences: Tensor, size: int) -> Tensor:
+    """Sequences (batch, tokens) as patches (batch, tokens / size, size); ValueError where they do not divide."""
+    if sequences.shape[1] % size:
+        raise ValueError(f"a sequence of {sequences.shape[1]} tokens is not a whole number of patches of {size}")
+    return sequences.reshape(len(sequences), -1, size)
+
+
+def patch_embeddings(model: PreTrainedModel, patches: Tensor) -> Tensor:
+    """Mean of the embeddings of each patch, taken in float32: (batch, positions, size) to (batch, positions, hidden).
+
+    Asks the model's embedding module, not its weight: some (Gemma) scale what they look up.
+    """
+    embedded: Tensor = model.get_input_embeddings()(patches)
+    return embedded.float().mean(dim=2).to(embedded.dtype)
+
+
+def _summed_loss(
+    model: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    targets: Tensor,
+    dtype: torch.dtype,
+    target_weights: Tensor | None = None,
+) -> Tensor:
+    """Summed loss of targets (batch, positions, slots), each position's predicted at it from the inputs."""
+    slots = targets.flatten(0, 1)
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if model.config.model_type in PLAIN_HEADS and head.bias is None:
+        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
+        return linear_cross_entropy(hidden.flatten(0, 1), head.weight, slots, dtype, target_weights)
+    logits = model(**inputs, use_cache=False).logits.flatten(0, 1).float()  # (rows, vocab)
+    terms = logits.logsumexp(dim=1, keepdim=True) - logits.gather(1, slots)  # (rows, slots)
+    total: Tensor = (terms if target_weights is None else terms * target_weights).sum()
+    return total

@@ -2,7 +2,7 @@
 
 import math
 
-from kinfolk.plan.stages import Rate
+from kinfolk.plan.stages import DecayShape, Rate
 
 
 def learning_rate(rate: Rate, step: int, steps: int) -> float:
@@ -20,9 +20,15 @@ def learning_rate(rate: Rate, step: int, steps: int) -> float:
     decayed = (step - (steps - rate.decay_steps)) / rate.decay_steps if rate.decay_steps else 0.0
     if decayed <= 0:
         return rate.peak
-    remaining = {
-        "linear": 1 - decayed,
-        "cosine": (1 + math.cos(math.pi * decayed)) / 2,
-        "1-sqrt": 1 - math.sqrt(decayed),
-    }[rate.decay_shape]
-    return rate.peak * (rate.end_ratio + (1 - rate.end_ratio) * remaining)
+    return rate.peak * (rate.end_ratio + (1 - rate.end_ratio) * remaining(rate.decay_shape, decayed))
+
+
+def remaining(shape: DecayShape, decayed: float) -> float:
+    """Share of the peak that is left once the share `decayed` of a decay is over, from 1 to 0.
+
+    >>> [remaining(shape, 0.25) for shape in ("linear", "1-sqrt")]
+    [0.75, 0.5]
+    """
+    if shape == "cosine":
+        return (1 + math.cos(math.pi * decayed)) / 2
+    return 1 - (decayed if shape == "linear" else math.sqrt(decayed))

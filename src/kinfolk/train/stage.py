@@ -4,25 +4,24 @@ import math
 import signal
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from kinfolk.data.loader import batch, epochs, sequences_per_epoch
+from kinfolk.data.loader import Reading, read, sequences_per_epoch
 from kinfolk.data.tokens import TokenStore
 from kinfolk.errors import KinfolkError
-from kinfolk.family.recipe import Recipe
+from kinfolk.family.recipe import Checkpoints, Recipe
 from kinfolk.growth.dynamics import StageRates
 from kinfolk.plan.stages import Stage
 from kinfolk.train import checkpoint
-from kinfolk.train.checkpoint import Position
 from kinfolk.train.engine import Engine, MainStopped, Precision
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.monitor import Monitor, View
-from kinfolk.train.objective import TokenLoss
+from kinfolk.train.objective import stage_loss
 from kinfolk.train.optimizer import make_optimizer
 from kinfolk.train.rate import learning_rate
 from kinfolk.train.saving import SavingClock
@@ -66,7 +65,7 @@ def train_stage(
     """
     assert stage.shape is not None
     engine.use_threads(stage.shape)
-    objective = TokenLoss(model, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    objective = stage_loss(model, stage.objective, torch.bfloat16 if precision == "bfloat16" else torch.float32)
     engine.distribute(objective)
     optimizer = make_optimizer(model, recipe.optimizer)
     update = make_update(model, optimizer, rates)
@@ -79,14 +78,22 @@ def train_stage(
     checkpoint.load(kept, wanted, engine)
     position = first = saved = checkpoint.position_of(kept)
 
-    sequences_per_step = recipe.tokens_per_step // context_length
-    mine = rows_of_rank(sequences_per_step, engine.rank, engine.world_size)
+    rows_per_step = stage.rows_per_step(context_length)
+    mine = rows_of_rank(rows_per_step, engine.rank, engine.world_size)
     micro = _micro_batch(recipe, context_length, engine)
-    per_epoch = sequences_per_epoch(len(store.train), context_length)
+    sequences_per_step = rows_per_step * stage.patch_size
+    reading = Reading(
+        context_length,
+        stage.patch_size,
+        stage.block,
+        first=position.sequences - position.step * sequences_per_step,
+        sequences=stage.steps * sequences_per_step,
+    )
     held_out = held_out_sample(store, context_length).to(engine.device)
     held_out_every = recipe.held_out_every_steps or max(1, stage.steps // 20)
     began = time.monotonic()
     saving = SavingClock(recipe.checkpoints, expected=began - loading)
+    keeping = kept_checkpoints(stage, recipe)
     if engine.is_main:
         view.stage_started(stage.name, stage.steps, first.step)
 
@@ -95,19 +102,18 @@ def train_stage(
         def save() -> Path:
             if monitor:
                 monitor.flush()
-            return checkpoint.save(saves, tensors, position, engine)
+            return checkpoint.save(saves, tensors, position, engine, keeping)
 
         while position.step < stage.steps:
             rate = learning_rate(stage.rate, position.step, stage.steps)
-            sequences = torch.from_numpy(
-                batch(store.train, context_length, position.sequences + mine.start, len(mine), recipe.seed)
-            )
-            loss = _accumulate(objective, sequences, micro, recipe.tokens_per_step, precision, engine)
+            first_row = position.step * rows_per_step + mine.start
+            sequences = torch.from_numpy(read(store.train, reading, first_row, len(mine), recipe.seed))
+            loss = _accumulate(objective, sequences, micro, stage.tokens_per_step, precision, engine)
             gradient_norm = _clip(model, recipe.gradient_clip)
             # One reduction a step: the loss, and what must be agreed on before anyone acts on it.
             stop, due = interruption.requested is not None, engine.is_main and saving.due(position.step)
             total, stops, dues = engine.sum(torch.tensor([loss, float(stop), float(due)], dtype=torch.float64)).tolist()
-            mean_loss = total / recipe.tokens_per_step
+            mean_loss = total / stage.tokens_per_step
             if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
                 raise _not_finite(stage, position.step + 1, mean_loss, gradient_norm, kept, engine)
             # Saved before the update: that the loss is finite has just shown that these weights are good.
@@ -117,8 +123,13 @@ def train_stage(
                 raise Interrupted(interruption.requested or signal.SIGTERM)
             update(rate, position.step)
             optimizer.zero_grad(set_to_none=True)
-            position = Position(
-                position.step + 1, position.sequences + sequences_per_step, first.seconds + time.monotonic() - began
+            position = replace(
+                position,
+                step=position.step + 1,
+                sequences=position.sequences + sequences_per_step,
+                positions=position.positions + rows_per_step * context_length,
+                seconds=first.seconds + time.monotonic() - began,
+                token_ready=stage.patch_size == 1,
             )
 
             if monitor:
@@ -126,12 +137,12 @@ def train_stage(
                 monitor.record(
                     {
                         "step": position.step,
-                        "tokens": position.step * recipe.tokens_per_step,
-                        "epoch": epochs(position.sequences, per_epoch),
-                        "loss": mean_loss,
+                        "tokens": position.step * stage.tokens_per_step,
+                        "epoch": reading.epochs(position.sequences, len(store.train)),
+                        loss_name(stage): mean_loss,
                         "learning_rate": rate,
                         "gradient_norm": gradient_norm,
-                        "tokens_per_second": done * recipe.tokens_per_step / elapsed,
+                        "tokens_per_second": done * stage.tokens_per_step / elapsed,
                         "seconds": position.seconds,
                     }
                 )
@@ -149,13 +160,27 @@ def train_stage(
     return Trained(
         seconds=first.seconds + time.monotonic() - began,
         checkpoint_seconds=saving.spent,
-        epochs=epochs(position.sequences, per_epoch),
+        epochs=reading.epochs(position.sequences, len(store.train)),
     )
+
+
+def kept_checkpoints(stage: Stage, recipe: Recipe) -> Checkpoints:
+    """Which checkpoints of a stage are kept beside the newest: those that may be averaged, at a constant rate."""
+    is_constant = stage.patch_size == 1 and stage.rate.decay_steps == 0
+    return recipe.checkpoints if is_constant else recipe.checkpoints.model_copy(update={"keep": 0})
+
+
+def loss_name(stage: Stage) -> str:
+    """What a stage's training loss is called: that of patches is not to be compared with a next-token loss."""
+    return "loss" if stage.patch_size == 1 else "patch_loss"
 
 
 @torch.no_grad()
 def quick_loss(objective: nn.Module, sequences: Tensor, micro: int, precision: Precision, engine: Engine) -> float:
-    """Mean loss in nats per token of sequences (batch, context + 1). Every process computes all of it."""
+    """Mean next-token loss in nats of sequences (batch, context + 1), also of a stage that trains on patches.
+
+    Every process computes all of it.
+    """
     objective.eval()
     total = 0.0
     with engine.autocast(precision):
@@ -192,15 +217,15 @@ def _clip(model: nn.Module, largest: float) -> float:
     return float(full)
 
 
-def rows_of_rank(sequences_per_step: int, rank: int, world_size: int) -> range:
-    """Which sequences of every global batch a process trains on; KinfolkError if they do not divide evenly."""
-    if sequences_per_step % world_size:
+def rows_of_rank(rows_per_step: int, rank: int, world_size: int) -> range:
+    """Which rows of every global batch a process trains on; KinfolkError if they do not divide evenly."""
+    if rows_per_step % world_size:
         raise KinfolkError(
-            f"a step of {sequences_per_step} sequences does not divide among {world_size} processes",
+            f"a step of {rows_per_step} sequences does not divide among {world_size} processes",
             where="recipe.tokens_per_step",
             fix=f"use a multiple of {world_size} sequences, or another number of processes",
         )
-    share = sequences_per_step // world_size
+    share = rows_per_step // world_size
     return range(rank * share, (rank + 1) * share)
 
 
