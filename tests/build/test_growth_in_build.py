@@ -113,7 +113,7 @@ def test_no_sequence_comes_twice_before_all_have_come_once(run: Run) -> None:
     """Stage after stage of a lineage asks for the numbers that follow those of its parent."""
     numbers: list[int] = []
     for stage in run.plan.lineage(run.plan.stages[-1].name):
-        first = 8 * run.plan.steps_before(stage.name)
+        first = run.plan.sequences_before(stage.name, CONTEXT)
         assert first == len(numbers)
         if stage.parent is not None:
             _, position, _ = first_state(stage, run.plan, run.family, run.store, run.stages)

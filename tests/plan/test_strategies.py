@@ -101,7 +101,7 @@ def test_who_starts_from_what() -> None:
     assert len({stage.source.seed for stage in forest.stages if isinstance(stage.source, Scratch)}) == len(names)
     assert len({stage.source.operator.seed for stage in chain.stages if isinstance(stage.source, Grow)}) == 3
     assert [stage.name for stage in chain.lineage(names[2])] == names[:3]
-    assert chain.steps_before(names[2]) == chain.stages[0].steps + chain.stages[1].steps
+    assert chain.tokens_before(names[2]) == chain.stages[0].tokens + chain.stages[1].tokens
     assert [stage.member for stage in chain.stages] == names
     with pytest.raises(KeyError):
         chain.stage("nobody")
@@ -140,7 +140,7 @@ def test_growth_from_before_the_decay() -> None:
         assert rates == [learning_rate(one.rate, step, one.steps) for step in range(one.steps)]
         grown = [stage for stage in split.stages if isinstance(stage.source, Grow) and stage.parent == trunk.name]
         assert len(grown) == 1
-        assert split.steps_before(grown[0].name) == split.steps_before(branch.name)
+        assert split.tokens_before(grown[0].name) == split.tokens_before(branch.name)
     assert split.stages[-1] == replace(whole.stages[-1], source=split.stages[-1].source)
     ran: set[str | None] = {None}
     for stage in split.stages:

@@ -228,7 +228,7 @@ def test_a_diverging_stage_stops_and_keeps_the_last_good_weights(
     spec: tuple[Family, TokenStore], tmp_path: Path, steps: int, peak: float
 ) -> None:
     """At any step, also when the last update is the one that breaks the weights, and when every step is saved."""
-    stage = replace(begin(spec, tmp_path), steps=steps, rate=Rate(peak, 0, 0, "linear"))
+    stage = replace(begin(spec, tmp_path), steps=steps, tokens=steps * 128, rate=Rate(peak, 0, 0, "linear"))
     with pytest.raises(KinfolkError, match=r"(loss|norm) (nan|inf)") as caught:
         train(spec, stage, tmp_path, checkpoints=Checkpoints(steps=1))
     assert "peak_learning_rate" in str(caught.value) and stage.name in str(caught.value)
