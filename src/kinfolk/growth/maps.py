@@ -7,6 +7,7 @@ the query heads (growth spec, section 3.2); then groups and the heads in them gr
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +28,18 @@ class Units:
     """The parent's unit that each unit of the child copies."""
     new: Tensor
     """Whether a unit of the child is beyond the parent's own."""
+    repeated: Tensor
+    """Whether it is new only because a KV head is repeated for a part of its old query heads, which go on reading it."""
     head_new: Tensor
     """Whether it lies in the new part of a head that has become larger."""
+
+
+class _Heads(NamedTuple):
+    """Where the child's heads come from; the masks are those of `Units`."""
+
+    index: Tensor
+    new: Tensor
+    repeated: Tensor
 
 
 def cyclic(child: int, parent: int) -> Tensor:
@@ -59,39 +70,41 @@ def units_of(axis: Axis, parent: Sizes, child: Sizes, choose: Choose, *, rotary:
         case Axis.VOCAB:
             return _plain(parent.vocab_size or 0, child.vocab_size or parent.vocab_size or 0, cyclic)
         case Axis.EXPERT:
-            return _plain(parent.experts or 0, child.experts or 0, choose)
+            # The experts themselves are copied in order, whatever the operator: see `kinfolk.growth.grow`.
+            return _plain(parent.experts or 0, child.experts or 0, cyclic)
         case Axis.FFN | Axis.FFN_READ:
             return _plain(old.intermediate_size, new.intermediate_size, choose)
         case Axis.QUERY | Axis.NORMED_QUERY | Axis.QUERY_NORM:
-            return _rows(*_query_heads(old, new, choose), _pairs(old, new) if rotary else _appended(old, new))
+            return _rows(_query_heads(old, new, choose), _pairs(old, new) if rotary else _appended(old, new))
         case Axis.QUERY_READ:
-            return _rows(*_query_heads(old, new, choose), _appended(old, new))
+            return _rows(_query_heads(old, new, choose), _appended(old, new))
         case Axis.KEY | Axis.NORMED_KEY | Axis.KEY_NORM:
-            return _rows(*_groups(old, new, choose), _pairs(old, new) if rotary else _appended(old, new))
+            return _rows(_groups(old, new, choose), _pairs(old, new) if rotary else _appended(old, new))
         case Axis.VALUE:
-            return _rows(*_groups(old, new, choose), _appended(old, new))
+            return _rows(_groups(old, new, choose), _appended(old, new))
         case Axis.QUERY_KEY_VALUE:
             within = torch.arange(3 * old.head_dim)
-            return _rows(*_query_heads(old, new, choose), (within, within < 0))
+            return _rows(_query_heads(old, new, choose), (within, within < 0))
         case _:
             return _plain(old.hidden_size, new.hidden_size, choose)
 
 
 def _plain(parent: int, child: int, choose: Choose) -> Units:
     units = torch.arange(child)
-    return Units(choose(child, parent), units >= parent, units < 0) if parent else Units(units, units < 0, units < 0)
+    none = torch.zeros(child, dtype=torch.bool)
+    return Units(choose(child, parent) if parent else units, units >= (parent or child), none, none)
 
 
-def _groups(old: Shape, new: Shape, choose: Choose) -> tuple[Tensor, Tensor]:
-    """The parent's KV head of every KV head of the child, and whether that is a further copy of it."""
+def _groups(old: Shape, new: Shape, choose: Choose) -> _Heads:
     split = groups_split(old, new)
     parts = choose(new.num_key_value_heads, old.num_key_value_heads * split)
-    is_new = torch.arange(new.num_key_value_heads) >= old.num_key_value_heads * split
-    return parts // split, is_new | (parts % split > 0)
+    beyond = torch.arange(new.num_key_value_heads) >= old.num_key_value_heads * split
+    repeated = ~beyond & (parts % split > 0)
+    return _Heads(parts // split, beyond | repeated, repeated)
 
 
-def _query_heads(old: Shape, new: Shape, choose: Choose) -> tuple[Tensor, Tensor]:
-    """The same of query heads: a head of the child is (group, slot) and copies a slot of the group's part."""
+def _query_heads(old: Shape, new: Shape, choose: Choose) -> _Heads:
+    """A query head of the child is (group, slot) and copies a slot of the group's part."""
     split = groups_split(old, new)
     parts = choose(new.num_key_value_heads, old.num_key_value_heads * split)
     slots_per_part = old.queries_per_group // split
@@ -99,16 +112,18 @@ def _query_heads(old: Shape, new: Shape, choose: Choose) -> tuple[Tensor, Tensor
     heads = parts[:, None] * slots_per_part + slots
     new_group = torch.arange(new.num_key_value_heads) >= old.num_key_value_heads * split
     new_slot = torch.arange(new.queries_per_group) >= slots_per_part
-    return heads.flatten(), (new_group[:, None] | new_slot).flatten()
+    is_new = (new_group[:, None] | new_slot).flatten()
+    return _Heads(heads.flatten(), is_new, torch.zeros_like(is_new))
 
 
-def _rows(heads: Tensor, is_new: Tensor, within: tuple[Tensor, Tensor]) -> Units:
+def _rows(heads: _Heads, within: tuple[Tensor, Tensor]) -> Units:
     """Heads as rows: every head is `within` (the parent's row in a head, whether it is new)."""
     rows, row_is_new = within
     old_rows = int((~row_is_new).sum())
-    index = (heads[:, None] * old_rows + rows).flatten()
-    head_new = row_is_new.expand(len(heads), -1).flatten()
-    return Units(index, is_new.repeat_interleave(len(rows)) | head_new, head_new)
+    index = (heads.index[:, None] * old_rows + rows).flatten()
+    new, repeated = (mask.repeat_interleave(len(rows)) for mask in (heads.new, heads.repeated))
+    head_new = row_is_new.repeat(len(heads.index))
+    return Units(index, new | head_new, repeated, head_new)
 
 
 def _appended(old: Shape, new: Shape) -> tuple[Tensor, Tensor]:

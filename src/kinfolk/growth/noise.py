@@ -28,43 +28,58 @@ def zero_sum_noise(grown: Tensor, dim: int, index: Tensor, copies: Tensor, opera
     deviation of the tensor before they are centred. With `operator.snr` what remains afterwards has the power that the
     signal-to-noise ratio in decibels says (arXiv 2409.12903).
     """
-    if not operator.noise and operator.snr is None:
+    scale = _scale(grown, operator, name)
+    if not scale:
         return grown
-    deviation = _deviation(grown, name)
+    # Only true copies share a unit: what is drawn or zero has an index as well, and no copies.
     weight = (copies > 1).to(grown.dtype)
-    if operator.snr is not None:
-        power = math.sqrt(float(grown.double().square().mean())) * 10 ** (-operator.snr / 20)
-        scale, weight = power, weight * (copies / (copies - 1).clamp(min=1)).sqrt().to(grown.dtype)
-    else:
-        scale = operator.noise * deviation
     generator = torch.Generator().manual_seed(_seed_of(operator.seed, name))
-    draws = torch.randn(grown.shape, generator=generator, dtype=torch.float32).to(grown.dtype) * float(f"{scale:.6g}")
-    along = [-1 if other == dim else 1 for other in range(grown.dim())]
+    draws = torch.randn(grown.shape, generator=generator, dtype=torch.float32).to(grown.dtype).mul_(scale)
+    draws.mul_(_along(weight, dim, grown))
     # Every unit of the parent has a copy, so the largest index is their number less one.
     size = [int(index.max()) + 1 if other == dim else length for other, length in enumerate(grown.shape)]
     sums = draws.new_zeros(size).index_add_(dim, index, draws)
-    centred = draws - sums.index_select(dim, index) / copies.to(grown.dtype).view(along)
-    return grown + centred.mul_(weight.view(along)).to(grown.device)
+    means = sums.index_select(dim, index) / _along(copies, dim, grown)
+    if operator.snr is not None:
+        weight = weight * (copies / (copies - 1).clamp(min=1)).sqrt().to(grown.dtype)
+    return grown + (draws - means).mul_(_along(weight, dim, grown)).to(grown.device)
 
 
 def expert_noise(grown: Tensor, copy: int, copies: int, operator: Operator, name: str) -> Tensor:
     """`grown` with noise that sums to zero over the copies of an expert, of which this is number `copy`."""
-    if not operator.noise or copies < 2:
+    scale = _scale(grown, operator, name)
+    if not scale or copies < 2:
         return grown
-    scale = operator.noise * _deviation(grown, name)
+    if operator.snr is not None:
+        scale *= math.sqrt(copies / (copies - 1))
     draws = []
     for number in range(copies):
         generator = torch.Generator().manual_seed(_seed_of(operator.seed, f"{name}: expert copy {number}"))
         draws.append(torch.randn(grown.shape, generator=generator, dtype=torch.float32).to(grown.dtype))
-    return grown + (draws[copy] - sum(draws) / copies) * scale
+    return grown + ((draws[copy] - sum(draws) / copies) * scale).to(grown.device)
+
+
+def _scale(grown: Tensor, operator: Operator, name: str) -> float:
+    """Standard deviation of the draws; rounded so that it does not depend on the order in which threads add up."""
+    if operator.snr is not None:
+        power = float(grown.double().square().mean())
+        return float(f"{_finite(math.sqrt(power), name) * 10 ** (-operator.snr / 20):.6g}")
+    return operator.noise * _deviation(grown, name) if operator.noise else 0.0
+
+
+def _along(values: Tensor, dim: int, like: Tensor) -> Tensor:
+    return values.to(like.dtype).view([-1 if other == dim else 1 for other in range(like.dim())])
 
 
 def _deviation(tensor: Tensor, name: str) -> float:
-    """Standard deviation, rounded so that it does not depend on the order in which threads add up."""
-    deviation = float(tensor.detach().double().std(correction=0))
-    if not math.isfinite(deviation):
+    """Standard deviation, rounded likewise."""
+    return float(f"{_finite(float(tensor.detach().double().std(correction=0)), name):.6g}")
+
+
+def _finite(value: float, name: str) -> float:
+    if not math.isfinite(value):
         raise KinfolkError(f"{name} holds values that are not finite", fix="grow from an earlier checkpoint")
-    return float(f"{deviation:.6g}")
+    return value
 
 
 def _seed_of(seed: int, name: str) -> int:

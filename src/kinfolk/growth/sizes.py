@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kinfolk.family.shapes import Shape
+from kinfolk.growth.axes import Axis
 
 
 @dataclass(frozen=True)
@@ -82,3 +83,28 @@ def with_fields(parent: Sizes, changes: dict[str, int | bool]) -> Sizes:
         shape=Shape.model_validate(shape),
         **{field: changes[name] for name, field in outside.items() if name in changes},
     )
+
+
+def axis_size(axis: Axis, sizes: Shape | Sizes) -> int | None:
+    """Units along an axis in a model of these sizes; None for what they do not say."""
+    sizes = Sizes.of(sizes)
+    shape = sizes.shape
+    match axis:
+        case Axis.VOCAB:
+            return sizes.vocab_size
+        case Axis.POSITION:
+            return None
+        case Axis.EXPERT:
+            return sizes.experts
+        case Axis.QUERY | Axis.QUERY_READ | Axis.NORMED_QUERY | Axis.QUERY_NORM:
+            return shape.num_attention_heads * shape.head_dim
+        case Axis.KEY | Axis.VALUE | Axis.NORMED_KEY | Axis.KEY_NORM:
+            return shape.num_key_value_heads * shape.head_dim
+        case Axis.QUERY_KEY_VALUE:
+            return 3 * shape.num_attention_heads * shape.head_dim
+        case Axis.FFN | Axis.FFN_READ:
+            return shape.intermediate_size
+        case Axis.HEAD_SIZE:
+            return shape.head_dim
+        case _:
+            return shape.hidden_size

@@ -39,7 +39,6 @@ class Table:
     head_size_obstacle: str = ""
     head_size_is_free: bool = True
     """Whether the head size may differ from hidden size / query heads."""
-    head_bias: bool = False
     ignored: tuple[str, ...] = ()
     """Regular expressions of buffers that old checkpoints hold and models recompute."""
 

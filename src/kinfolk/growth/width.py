@@ -1,32 +1,14 @@
 r"""Width growth: what an operator does to the units of every axis, and a parent's tensors as the child's.
 
-Every grown axis has an index map g from new to old units (`kinfolk.growth.maps`); c_j is the number of copies of the
-unit that j copies, beta_j the share of them that readers give to copy j (1/c_j, or uneven, summing to one), and d -> D
-the old and new hidden sizes. A tensor's entries are copied by the maps of its axes and multiplied by the outer product
-of one factor per axis; its gradient in the child is the parent's, copied by the same maps and multiplied by the outer
-product of the gradient factors (exact for even shares without noise):
-
-    axis                               value                      gradient
-    HIDDEN_WRITE, HIDDEN_EMBED         alpha_j (x m)              beta_j/alpha_j (/ m)
-    HIDDEN_POST_NORM                   1                          beta_j
-    HIDDEN_NORM, FINAL_NORM untied     1/alpha_j                  alpha_j beta_j
-    FINAL_NORM, head tied              d/(D m)                    alpha_j^2 m
-    biases of HIDDEN_NORM              1                          beta_j
-    bias of FINAL_NORM, head tied      beta_j/(alpha_j m)         alpha_j m
-    HIDDEN_READ, QUERY_READ, FFN_READ  beta_j                     1
-    HIDDEN_READ_RAW                    beta_j/alpha_j             alpha_j
-    NORMED_QUERY, NORMED_KEY           s_j                        beta_j/s_j
-    QUERY_NORM, KEY_NORM               1/s_j                      s_j beta_j
-    QUERY, KEY, VALUE, FFN, EXPERT     1                          beta_j
-
-with m = sqrt(d/D) where embeddings are multiplied by the square root of the hidden size (Gemma) and 1 elsewhere, and
-s_j = sqrt(N/(n c_j)) for a norm that spans n -> N query or key units (OLMo 2). The operators:
+Every grown axis has an index map g from new to old units (`kinfolk.growth.maps`), one factor per unit for weights and
+one for gradients (`kinfolk.growth.factors`, which also says what alpha, beta and c are), and units that are no copies
+(`kinfolk.growth.fills`). The operators:
 
 energy_split  alpha_j = sqrt(D/(d c_j)), copies in order. The copies of hidden unit i together carry the energy
               sum alpha_j^2 h_i^2 = (D/d) h_i^2, so the mean square that RMSNorm divides by is the old one (its eps
               stays as it is), the gamma 1/alpha_j undoes the split, and readers average the copies. Exact at any ratio
               under RMSNorm, at integer ratios under LayerNorm. (Growth spec, section 2.)
-tile          The same at integer ratios only: HyperCloning (arXiv 2409.12903).
+tile          The same, for integer ratios of the hidden size only: HyperCloning (arXiv 2409.12903).
 fpi           Copies of units drawn at random, norms copied unscaled (bert2BERT, arXiv 2110.07143). Exact unless the
               hidden size grows: copies are then uneven and the mean square changes.
 aki           As fpi, but what new units compute is taken from the next layer (bert2BERT; query heads inside their
@@ -52,9 +34,11 @@ from torch import Tensor
 from kinfolk.errors import KinfolkError
 from kinfolk.family.shapes import Shape
 from kinfolk.growth.axes import NORMS, OUTPUTS, READERS, Axes, Axis, Part, parts
+from kinfolk.growth.factors import factors_of, shares_of
+from kinfolk.growth.fills import fills_of
 from kinfolk.growth.maps import Units, at_random, cyclic, units_of
 from kinfolk.growth.noise import drawn, expert_noise, zero_sum_noise
-from kinfolk.growth.sizes import Sizes
+from kinfolk.growth.sizes import Sizes, axis_size
 from kinfolk.growth.tables import table_of
 from kinfolk.plan.stages import Operator
 
@@ -235,11 +219,12 @@ class WidthGrowth:
         size = axis_size(axis, self.parent)
         if units is None or size is None or torch.equal(units.index, torch.arange(size)):
             return None
-        fresh, zero, mean = self._fills(axis, units)
+        fresh, zero, mean = fills_of(axis, units, self.operator.width, self.table.norm)
         copied = ~(fresh | zero | mean)
         counts = torch.bincount(units.index[copied], minlength=size).double()
         copies = torch.where(copied, counts[units.index], 1.0)
-        value, gradient = self._factors(axis, units, copied, copies)
+        share = shares_of(axis, units.index, copied, copies, self.operator)
+        value, gradient = factors_of(axis, copies, share, self.operator, self.table, self.parent, self.child)
         zeros = torch.zeros_like(value)
         return AxisGrowth(
             index=units.index,
@@ -256,123 +241,10 @@ class WidthGrowth:
         choose = at_random(self.operator.seed) if self.operator.width in ("fpi", "aki") else cyclic
         return units_of(axis, self.parent, self.child, choose, rotary=self.table.head_size != "learned_positions")
 
-    def _fills(self, axis: Axis, units: Units) -> tuple[Tensor, Tensor, Tensor]:
-        """Which units are drawn, zero, or the mean of the parent's."""
-        none = torch.zeros_like(units.new)
-        pads_hidden = self.operator.width in ("lemon", "zero_pad")
-        pads_all = self.operator.width == "zero_pad"
-        padded = units.new if pads_all else units.head_new
-        match axis:
-            case Axis.VOCAB:
-                return none, none, units.new
-            case Axis.EXPERT:
-                return none, none, none
-            case Axis.HIDDEN_EMBED | Axis.HIDDEN_WRITE if pads_hidden:
-                return (none, none, units.new) if self.table.norm == "layer" else (none, units.new, none)
-            case Axis.HIDDEN_NORM | Axis.HIDDEN_POST_NORM | Axis.FINAL_NORM if pads_hidden:
-                return none, none, units.new
-            case Axis.HIDDEN_NORM_BIAS | Axis.FINAL_NORM_BIAS if pads_hidden:
-                return none, units.new, none
-            case Axis.HIDDEN_READ | Axis.HIDDEN_READ_RAW if pads_hidden:
-                return units.new, none, none
-            case Axis.KEY:
-                # Zero in the new part of a head, so that the old part decides alone; drawn in new heads.
-                return padded & ~units.head_new, units.head_new, none
-            case Axis.QUERY | Axis.VALUE | Axis.QUERY_KEY_VALUE:
-                return padded, none, none
-            case Axis.FFN if pads_all:
-                return units.new, none, none
-            case Axis.QUERY_READ | Axis.NORMED_QUERY | Axis.NORMED_KEY:
-                return none, padded, none
-            case Axis.FFN_READ if pads_all:
-                return none, units.new, none
-            case Axis.QUERY_NORM | Axis.KEY_NORM:
-                return none, none, padded
-            case _:
-                return none, none, none
-
-    def _factors(self, axis: Axis, units: Units, copied: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and gradient factors, by the table at the head of this file."""
-        one = torch.ones_like(copies)
-        share = self._shares(axis, units.index, copied, copies)
-        ratio = self.child.shape.hidden_size / self.parent.shape.hidden_size
-        alpha = one if self.operator.width in ("fpi", "aki") else (ratio / copies).sqrt()
-        embed = ratio**-0.5 if self.table.scaled_embedding else 1.0
-        spread = (len(copies) / ((axis_size(axis, self.parent) or 1) * copies)).sqrt()
-        tied = self.child.shape.tie_word_embeddings
-        match axis:
-            case Axis.HIDDEN_EMBED:
-                return alpha * embed, share / (alpha * embed)
-            case Axis.HIDDEN_WRITE:
-                return alpha, share / alpha
-            case Axis.FINAL_NORM if tied:
-                return one / (ratio * embed), alpha**2 * embed
-            case Axis.FINAL_NORM_BIAS if tied:
-                return share / (alpha * embed), alpha * embed
-            case Axis.HIDDEN_NORM | Axis.FINAL_NORM:
-                return 1 / alpha, alpha * share
-            case Axis.HIDDEN_READ | Axis.QUERY_READ | Axis.FFN_READ:
-                return share, one
-            case Axis.HIDDEN_READ_RAW:
-                return share / alpha, alpha
-            case Axis.NORMED_QUERY | Axis.NORMED_KEY:
-                return spread, share / spread
-            case Axis.QUERY_NORM | Axis.KEY_NORM:
-                return 1 / spread, spread * share
-            case Axis.QUERY if self.table.head_size in ("rotary", "learned_positions"):
-                # The attention scale falls by the square root of the head size; queries make up for it.
-                scale = (self.child.shape.head_dim / self.parent.shape.head_dim) ** 0.5
-                return one * scale, share / scale
-            case _:
-                return one, share
-
-    def _shares(self, axis: Axis, index: Tensor, copied: Tensor, copies: Tensor) -> Tensor:
-        """beta_j: what readers take of each copy of a unit."""
-        is_uneven = self.operator.width == "lemon" or self.operator.split == "uneven"
-        if not is_uneven or axis not in READERS | {Axis.QUERY, Axis.FFN}:
-            return 1 / copies
-        number = _occurrence(torch.where(copied, index, -1))
-        return torch.where(copied, number / (copies * (copies + 1) / 2), 1.0)
-
-
-def axis_size(axis: Axis, sizes: Shape | Sizes) -> int | None:
-    """Units along an axis in a model of these sizes; None for what they do not say."""
-    sizes = Sizes.of(sizes)
-    shape = sizes.shape
-    match axis:
-        case Axis.VOCAB:
-            return sizes.vocab_size
-        case Axis.POSITION:
-            return None
-        case Axis.EXPERT:
-            return sizes.experts
-        case Axis.QUERY | Axis.QUERY_READ | Axis.NORMED_QUERY | Axis.QUERY_NORM:
-            return shape.num_attention_heads * shape.head_dim
-        case Axis.KEY | Axis.VALUE | Axis.NORMED_KEY | Axis.KEY_NORM:
-            return shape.num_key_value_heads * shape.head_dim
-        case Axis.QUERY_KEY_VALUE:
-            return 3 * shape.num_attention_heads * shape.head_dim
-        case Axis.FFN | Axis.FFN_READ:
-            return shape.intermediate_size
-        case Axis.HEAD_SIZE:
-            return shape.head_dim
-        case _:
-            return shape.hidden_size
-
 
 def _unchanged(size: int) -> AxisGrowth:
     one, no = torch.ones(size, dtype=torch.float64), torch.zeros(size, dtype=torch.bool)
     return AxisGrowth(torch.arange(size), one, one, one, no, no, no, no)
-
-
-def _occurrence(index: Tensor) -> Tensor:
-    """For each entry, how often its value has come up so far, itself included."""
-    order = index.argsort(stable=True)
-    ordered = index[order]
-    starts = torch.searchsorted(ordered, ordered)
-    number = torch.empty(len(index), dtype=torch.float64)
-    number[order] = (torch.arange(len(index)) - starts + 1).double()
-    return number
 
 
 def _wide(tensor: Tensor) -> Tensor:
