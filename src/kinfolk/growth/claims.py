@@ -8,6 +8,9 @@ from kinfolk.growth.sizes import Sizes
 from kinfolk.growth.tables import Table, table_of
 from kinfolk.plan.stages import Grow, Operator, Plan
 
+_SCALED_BY_FREQUENCY = ("default", "linear", "llama3")
+"""Types of rotary positions that scale a pair by its frequency alone, which it keeps when the head size grows."""
+
 
 def claims_preservation(
     operator: Operator, parent: Shape | Sizes, child: Shape | Sizes, architecture: str = "llama"
@@ -19,16 +22,20 @@ def claims_preservation(
 def what_breaks(
     operator: Operator, parent: Shape | Sizes, child: Shape | Sizes, architecture: str = "llama"
 ) -> list[str]:
-    """Why the child does not compute the parent's function, a phrase each; empty where it does."""
+    """Why the child does not compute the parent's function, a phrase each; empty where it does.
+
+    A grown vocabulary is no break: the logits of the old tokens stay. New tokens have the mean of their rows, so each
+    has the mean of their logits and takes, by Jensen's inequality, no more of the softmax than an average old token.
+    """
     before, after = Sizes.of(parent), Sizes.of(child)
     old, new = before.shape, after.shape
     reasons = []
     if not preserves_function(operator.depth, old.num_hidden_layers, new.num_hidden_layers):
         reasons.append(f"{operator.depth} repeats layers with everything in them")
-    if operator.width == "aki" and _grows_width(old, new):
+    if operator.width == "aki" and old.num_hidden_layers > 1 and _adds_outputs(old, new):
         reasons.append("aki takes new units from the next layer")
-    if operator.width == "fpi" and new.hidden_size != old.hidden_size:
-        reasons.append("fpi copies hidden units unevenly and the norms unscaled, so their mean square changes")
+    if operator.width in ("fpi", "aki") and new.hidden_size != old.hidden_size:
+        reasons.append(f"{operator.width} copies hidden units unevenly and the norms unscaled, so their mean square changes")
     if before.experts and after.experts and before.experts_per_token and after.experts_per_token:
         ratio, rest = divmod(after.experts, before.experts)
         if rest or after.experts_per_token != ratio * before.experts_per_token:
@@ -47,7 +54,7 @@ def obstacles(
     table = table_of(architecture)
     found = growth_misfits(before.shape, after.shape)
     found += _norm_obstacles(operator, before.shape, after.shape, table)
-    found += _head_obstacles(operator, before.shape, after.shape, architecture, table)
+    found += _head_obstacles(before, after, architecture, table)
     for field, old, new in (
         ("vocab_size", before.vocab_size, after.vocab_size),
         ("num_local_experts", before.experts, after.experts),
@@ -57,6 +64,14 @@ def obstacles(
             found.append(
                 MisfitError(f"{field} cannot shrink from {old} to {new}", field=field, fix=f"use {old} or more")
             )
+    if after.experts and after.experts_per_token and after.experts_per_token > after.experts:
+        found.append(
+            MisfitError(
+                f"{after.experts_per_token} experts per token of {after.experts}",
+                field="num_experts_per_tok",
+                fix=f"use {after.experts} or fewer",
+            )
+        )
     if not table.has_experts and (after.experts or after.experts_per_token):
         found.append(
             MisfitError(f"{architecture} has no experts", field="num_local_experts", fix="leave the field out")
@@ -111,8 +126,10 @@ def describe(operator: Operator, parent: Shape | Sizes, child: Shape | Sizes) ->
     return ", then ".join(parts) or "same shape: a copy"
 
 
-def _grows_width(old: Shape, new: Shape) -> bool:
-    return old.model_copy(update={"num_hidden_layers": new.num_hidden_layers}) != new
+def _adds_outputs(old: Shape, new: Shape) -> bool:
+    """Whether layers compute units that copy others; the new part of a larger head copies nothing."""
+    sizes = ("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+    return any(getattr(old, size) != getattr(new, size) for size in sizes)
 
 
 def _norm_obstacles(operator: Operator, old: Shape, new: Shape, table: Table) -> list[MisfitError]:
@@ -140,12 +157,14 @@ def _norm_obstacles(operator: Operator, old: Shape, new: Shape, table: Table) ->
     return []
 
 
-def _head_obstacles(operator: Operator, old: Shape, new: Shape, architecture: str, table: Table) -> list[MisfitError]:
+def _head_obstacles(before: Sizes, after: Sizes, architecture: str, table: Table) -> list[MisfitError]:
     found = []
-    if new.head_dim != old.head_dim and table.head_size is None:
+    old, new = before.shape, after.shape
+    reason = _head_size_obstacle(before, table)
+    if new.head_dim != old.head_dim and reason:
         found.append(
             MisfitError(
-                f"the head size of {architecture} cannot grow: {table.head_size_obstacle}",
+                f"the head size of {architecture} cannot grow: {reason}",
                 field="head_dim",
                 fix=f"keep head_dim {old.head_dim} and change the number of heads",
             )
@@ -168,3 +187,14 @@ def _head_obstacles(operator: Operator, old: Shape, new: Shape, architecture: st
             )
         )
     return found
+
+
+def _head_size_obstacle(sizes: Sizes, table: Table) -> str:
+    """Why the head size cannot grow; empty where it can."""
+    if table.head_size is None:
+        return table.head_size_obstacle
+    if sizes.rotated_share != 1:
+        return "rotary positions turn a part of every head only"
+    if sizes.rope_type not in _SCALED_BY_FREQUENCY:
+        return f"rotary positions of the type {sizes.rope_type} scale a pair by its number, which changes"
+    return ""

@@ -3,19 +3,25 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kinfolk.errors import KinfolkError
 from kinfolk.family.shapes import Shape
 from kinfolk.growth.axes import Axis
+from kinfolk.growth.tables import table_of
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Everything that growth can change."""
+    """Everything that growth can change, and what of the rest decides whether it can."""
 
     shape: Shape
     vocab_size: int | None = None
     """Rows of the embedding; None where the vocabulary stays as it is."""
     experts: int | None = None
     experts_per_token: int | None = None
+    rope_type: str = "default"
+    """How rotary positions are scaled, by the name that transformers gives it."""
+    rotated_share: float = 1.0
+    """The share of every head that rotary positions turn."""
 
     @classmethod
     def of(cls, sizes: "Shape | Sizes") -> "Sizes":
@@ -42,15 +48,26 @@ def sizes_of_config(config: Any) -> Sizes:
         vocab_size=config.vocab_size,
         experts=experts,
         experts_per_token=config.num_experts_per_tok if experts else None,
+        rope_type=_rope(config).get("rope_type", "default"),
+        rotated_share=_rope(config).get("partial_rotary_factor", 1.0),
     )
 
 
 def config_fields(sizes: Sizes, config: Any, layer_sources: tuple[int, ...]) -> dict[str, Any]:
-    """What changes in the parent's config, by the names that its architecture uses.
+    """What changes in the parent's config, as attributes to set on a copy of it (its class maps names of its own).
 
     `layer_sources` says which of the parent's layers each layer of the child copies, for what a config lists by layer.
+    Raises KinfolkError for sizes that the config's class refuses though a model could have them.
     """
     shape = sizes.shape
+    if table_of(config.model_type).heads_divide_hidden and shape.hidden_size % shape.num_attention_heads:
+        multiple = -(-shape.hidden_size // shape.num_attention_heads) * shape.num_attention_heads
+        raise KinfolkError(
+            f"transformers refuses a {config.model_type} config whose hidden size ({shape.hidden_size}) is no multiple "
+            f"of its query heads ({shape.num_attention_heads})",
+            where="hidden_size",
+            fix=f"use hidden_size {multiple}",
+        )
     fields: dict[str, Any] = {
         "num_hidden_layers": shape.num_hidden_layers,
         "hidden_size": shape.hidden_size,
@@ -69,6 +86,12 @@ def config_fields(sizes: Sizes, config: Any, layer_sources: tuple[int, ...]) -> 
     if getattr(config, "layer_types", None):
         fields["layer_types"] = [config.layer_types[source] for source in layer_sources]
     return fields
+
+
+def _rope(config: Any) -> dict[str, Any]:
+    """The rotary positions of a config, of its full-attention layers where they differ by layer."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return rope.get("full_attention", rope)
 
 
 def with_fields(parent: Sizes, changes: dict[str, int | bool]) -> Sizes:

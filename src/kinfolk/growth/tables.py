@@ -39,6 +39,8 @@ class Table:
     head_size_obstacle: str = ""
     head_size_is_free: bool = True
     """Whether the head size may differ from hidden size / query heads."""
+    heads_divide_hidden: bool = False
+    """Whether the config's class refuses a hidden size that is no multiple of the query heads."""
     ignored: tuple[str, ...] = ()
     """Regular expressions of buffers that old checkpoints hold and models recompute."""
 
@@ -127,6 +129,7 @@ _GEMMA2 = replace(
     gamma_offset=1.0,
     scaled_embedding=True,
     head_size="fixed_scale",
+    heads_divide_hidden=True,
 )
 _GEMMA3 = replace(_GEMMA2, layer=_GEMMA2.layer | _HEAD_NORMS, head_size=None, head_size_obstacle=_NORMED_HEADS)
 _OLMO2 = replace(
@@ -205,6 +208,7 @@ _GPT2 = Table(
     norm="layer",
     head_size="learned_positions",
     head_size_is_free=False,
+    heads_divide_hidden=True,
     ignored=(r".*\.attn\.(masked_)?bias",),
 )
 _GPT_NEOX = Table(
@@ -230,12 +234,13 @@ _GPT_NEOX = Table(
     layer_prefix="gpt_neox.layers.",
     norm="layer",
     head_size_is_free=False,
+    heads_divide_hidden=True,
     head_size_obstacle="its rotary positions turn a part of every head only",
     ignored=(r".*\.attention\.(masked_)?bias", r".*rotary_emb\.inv_freq"),
 )
 
 _TABLES = {
-    "llama": _LLAMA,
+    "llama": replace(_LLAMA, heads_divide_hidden=True),
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _QWEN3,
