@@ -82,3 +82,50 @@ def test_depth(kind: str, operator: Operator) -> None:
     for dtype in EXACT:
         check(parent_model(kind, dtype), {"num_hidden_layers": 4}, operator)
     check(parent_model(kind), {"num_hidden_layers": 4} | fitted(kind, INTEGER), operator)
+
+
+def drawn_sizes(data: st.DataObject, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sizes of a parent and a child that its config's class takes; what cannot grow is left in."""
+
+    def pair(low: int, high: int, more: int) -> tuple[int, int]:
+        old = data.draw(st.integers(low, high))
+        return old, data.draw(st.integers(old, old + more))
+
+    table = table_of(KINDS[kind].architecture)
+    groups, slots, ffn, layers = pair(1, 3, 2), pair(1, 3, 2), pair(3, 9, 9), pair(1, 2, 2)
+    units = pair(3, 5, 5)
+    found: list[dict[str, Any]] = []
+    for one in (0, 1):
+        heads = groups[one] * (slots[one] if table.head_size_is_free else 1)
+        hidden = heads * 4 if not table.head_size_is_free else units[one] * (heads if table.heads_divide_hidden else 2)
+        found.append(
+            {
+                "hidden_size": hidden,
+                "num_attention_heads": heads,
+                "num_key_value_heads": groups[one],
+                "head_dim": 4,
+                "intermediate_size": ffn[one],
+                "num_hidden_layers": layers[one],
+            }
+        )
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_shape(kind: str) -> None:
+    @settings(max_examples=10, deadline=None)
+    @given(st.data())
+    def any_shape(data: st.DataObject) -> None:
+        before, after = drawn_sizes(data, kind)
+        tied = {} if KINDS[kind].architecture == "gpt2" else {"tie_word_embeddings": data.draw(st.booleans())}
+        operator = Operator(
+            data.draw(st.sampled_from(["energy_split", "tile", "lemon", "zero_pad"])),
+            placement=data.draw(st.sampled_from(["top", "even"])),
+            split=data.draw(st.sampled_from(["even", "uneven"])),
+            snr=data.draw(st.sampled_from([None, 5.0])),
+            seed=data.draw(st.integers(0, 9)),
+        )
+        model = randomise(empty_model(parent_config(KINDS[kind], **before, **tied)), operator.seed)
+        check(model, after, operator)
+
+    any_shape()

@@ -117,7 +117,9 @@ def parent_config(kind: Kind, **changes: Any) -> Any:
         extra["n_inner"] = fields.pop("intermediate_size")
     if kind.architecture in ("gpt2", "gpt_neox"):
         del fields["head_dim"], fields["num_key_value_heads"]
-    if kind.architecture in ("olmo2", "phi3", "qwen2", "mixtral") and fields["head_dim"] == 4:
+    elif fields["head_dim"] * fields["num_attention_heads"] == fields["hidden_size"] and not hasattr(
+        AutoConfig.for_model(kind.architecture), "head_dim"
+    ):
         del fields["head_dim"]
     return AutoConfig.for_model(kind.architecture, **fields, **extra)
 

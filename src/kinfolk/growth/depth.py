@@ -41,6 +41,8 @@ def layer_map(
     [(0, False), (1, False), (0, True)]
     >>> [layer.source for layer in layer_map(4, 6, "zero_exit", "even")]
     [0, 1, 1, 2, 3, 3]
+    >>> [layer.source for layer in layer_map(2, 7, "zero_exit", "even")]
+    [0, 0, 0, 1, 1, 1, 1]
     >>> [layer.source for layer in layer_map(2, 4, "interpolate")]
     [0, 0, 1, 1]
     >>> [layer.source for layer in layer_map(4, 6, "middle")]
@@ -70,8 +72,8 @@ def layer_map(
 def _inserted(parent_layers: int, child_layers: int, placement: Placement) -> tuple[LayerSource, ...]:
     more = child_layers - parent_layers
     if placement == "even":
-        # The last of every run of equal length is new, as in LLaMA-Pro; the rest is spread by rounding.
-        places = tuple((number + 1) * child_layers // more - 1 for number in range(more)) if more else ()
+        # The last of every run of equal length is new, as in LLaMA-Pro; rounded up, so that the first is never new.
+        places = tuple(-(-(number + 1) * child_layers // more) - 1 for number in range(more))
     else:
         assert not isinstance(placement, str)
         places = tuple(placement)
