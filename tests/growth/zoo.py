@@ -60,9 +60,11 @@ _LLAMA3 = {
 }
 _WINDOW = {"sliding_window": 4}
 _ALTERNATING = {"layer_types": ["sliding_attention", "full_attention"], **_WINDOW}
-_GEMMA = _EPS | _ALTERNATING | {"query_pre_attn_scalar": 7}
+_GEMMA = {"pad_token_id": None} | _EPS | _ALTERNATING | {"query_pre_attn_scalar": 7}
 _NEOX = {"layer_norm_eps": 1e-3, "hidden_act": "gelu"}
 _FULL_HEADS = {"num_key_value_heads": 4}
+_NO_PADDING = {"pad_token_id": None}
+"""The embedding of a padding token gets no gradient."""
 
 KINDS = {
     "llama": Kind("llama", _EPS),
@@ -75,13 +77,13 @@ KINDS = {
     "gemma2": Kind("gemma2", _GEMMA | {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0}),
     "gemma2 untied": Kind("gemma2", _GEMMA, {"tie_word_embeddings": False}),
     "gemma3_text": Kind("gemma3_text", _GEMMA),
-    "olmo2": Kind("olmo2", _EPS, {"tie_word_embeddings": False}),
+    "olmo2": Kind("olmo2", _EPS | _NO_PADDING, {"tie_word_embeddings": False}),
     "olmo2 tied": Kind("olmo2", _EPS | {"attention_bias": True}),
     "gpt2": Kind("gpt2", {"layer_norm_epsilon": 1e-3, "n_inner": 24}, _FULL_HEADS),
     "gpt_neox": Kind("gpt_neox", _NEOX | {"rotary_pct": 0.5}, _FULL_HEADS | {"tie_word_embeddings": False}),
     "gpt_neox serial": Kind("gpt_neox", _NEOX | {"rotary_pct": 0.5, "use_parallel_residual": False}, _FULL_HEADS),
-    "phi3": Kind("phi3", _EPS | {"pad_token_id": 0}, {"tie_word_embeddings": False}),
-    "mixtral": Kind("mixtral", _EPS, {"tie_word_embeddings": False, "num_local_experts": 3, "num_experts_per_tok": 1}),
+    "phi3": Kind("phi3", _EPS | _NO_PADDING, {"tie_word_embeddings": False}),
+    "mixtral": Kind("mixtral", _EPS, {"tie_word_embeddings": False, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen3_moe": Kind("qwen3_moe", _EPS, {"num_local_experts": 3, "num_experts_per_tok": 2}),
     "qwen3_moe normed": Kind(
         "qwen3_moe", _EPS | {"norm_topk_prob": True}, {"num_local_experts": 4, "num_experts_per_tok": 2}

@@ -25,7 +25,8 @@ def what_breaks(
     """Why the child does not compute the parent's function, a phrase each; empty where it does.
 
     A grown vocabulary is no break: the logits of the old tokens stay. New tokens have the mean of their rows, so each
-    has the mean of their logits and takes, by Jensen's inequality, no more of the softmax than an average old token.
+    has the mean of their logits (before any soft cap) and takes, by Jensen's inequality, no more of the softmax than an
+    average old token.
     """
     before, after = Sizes.of(parent), Sizes.of(child)
     old, new = before.shape, after.shape

@@ -107,7 +107,8 @@ class Origin:
         tensor = moments[self.name]
         if self.is_new:
             return tensor.new_zeros(self.width.child_size(tensor, self.axes))
-        return self.width.gradients(tensor, self.axes, self.name, power=power)
+        # The copies of an expert share its tokens' weight, and with it the gradient.
+        return self.width.gradients(tensor, self.axes, self.name, power=power) / self.expert_copy[1] ** power
 
 
 def origins_of(
