@@ -54,7 +54,10 @@ def test_gradients_are_the_parents_times_their_factor(kind: str) -> None:
     parent = sizes_of_config(model.config)
     if parent.experts and parent.experts_per_token:
         # A copy of an expert gets the gradient of its share of the tokens' weight.
-        changes = changes | {"num_local_experts": 2 * parent.experts, "num_experts_per_tok": 2 * parent.experts_per_token}
+        changes = changes | {
+            "num_local_experts": 2 * parent.experts,
+            "num_experts_per_tok": 2 * parent.experts_per_token,
+        }
     child = child_of(model, changes, PLAIN)
     before, after = gradients_of(model), gradients_of(child)
     squares = {name: gradient**2 for name, gradient in before.items()}
@@ -269,7 +272,9 @@ def test_noise_breaks_the_lock_of_copies(kind: str) -> None:
         child = child_of(model, changes, operator)
         start = copy.deepcopy(checkpoint_of(child))
         moved(child, 4)
-        name = next(name for name in start if name.endswith(("mlp.up_proj.weight", "c_fc.weight", "experts.0.w3.weight")))
+        name = next(
+            name for name in start if name.endswith(("mlp.up_proj.weight", "c_fc.weight", "experts.0.w3.weight"))
+        )
         step = checkpoint_of(child)[name] - start[name]
         halves = step.chunk(2, dim=1 if "c_fc" in name else 0)
         distances.append(float((halves[0] - halves[1]).abs().max() / step.abs().max()))

@@ -36,7 +36,9 @@ def what_breaks(
     if operator.width == "aki" and old.num_hidden_layers > 1 and _adds_outputs(old, new):
         reasons.append("aki takes new units from the next layer")
     if operator.width in ("fpi", "aki") and new.hidden_size != old.hidden_size:
-        reasons.append(f"{operator.width} copies hidden units unevenly and the norms unscaled, so their mean square changes")
+        reasons.append(
+            f"{operator.width} copies hidden units unevenly and the norms unscaled, so their mean square changes"
+        )
     if before.experts and after.experts and before.experts_per_token and after.experts_per_token:
         ratio, rest = divmod(after.experts, before.experts)
         if rest or after.experts_per_token != ratio * before.experts_per_token:
