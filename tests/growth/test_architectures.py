@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo import KINDS, child_of, difference, empty_model, parent_config, parent_model, randomise, some_tokens
+from zoo import KINDS, child_of, difference, empty_model, parent_config, parent_model, randomise
 
 from kinfolk.errors import KinfolkError
 from kinfolk.growth.claims import obstacles, what_breaks
-from kinfolk.growth.sizes import Sizes, sizes_of_config, with_fields
+from kinfolk.growth.sizes import sizes_of_config, with_fields
 from kinfolk.growth.tables import architectures, table_of
 from kinfolk.plan.stages import Operator, WidthRule
 
@@ -63,7 +63,6 @@ def test_width(kind: str, width: WidthRule) -> None:
         split = "uneven" if changes is INTEGER else "even"
         check(model, fitted(kind, changes), Operator(width, split=split, noise=0.5))
     check(parent_model(kind, torch.float32), fitted(kind, ANY_RATIO), Operator(width, snr=10.0))
-    check(parent_model(kind, torch.float32), fitted(kind, INTEGER), Operator(width, split="uneven"))
 
 
 DEPTHS = [
@@ -79,8 +78,7 @@ DEPTHS = [
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("operator", DEPTHS, ids=lambda operator: f"{operator.depth}-{operator.placement}")
 def test_depth(kind: str, operator: Operator) -> None:
-    for dtype in EXACT:
-        check(parent_model(kind, dtype), {"num_hidden_layers": 4}, operator)
+    check(parent_model(kind, torch.float32), {"num_hidden_layers": 4}, operator)
     check(parent_model(kind), {"num_hidden_layers": 4} | fitted(kind, INTEGER), operator)
 
 
@@ -113,7 +111,7 @@ def drawn_sizes(data: st.DataObject, kind: str) -> tuple[dict[str, Any], dict[st
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_shape(kind: str) -> None:
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=4, deadline=None)
     @given(st.data())
     def any_shape(data: st.DataObject) -> None:
         before, after = drawn_sizes(data, kind)

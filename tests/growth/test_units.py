@@ -79,7 +79,7 @@ def test_yarn_is_refused_for_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["qwen3", "gemma3_text", "olmo2", "gpt_neox", "qwen3_moe"])
 def test_heads_that_cannot_grow(kind: str) -> None:
     changes = {"head_dim": 8, "hidden_size": 32}
-    with pytest.raises(KinfolkError, match="head size of .* cannot grow"):
+    with pytest.raises(KinfolkError, match=r"head size of .* cannot grow"):
         child_of(parent_model(kind), changes, NOISY)
 
 

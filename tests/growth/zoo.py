@@ -126,7 +126,7 @@ def parent_config(kind: Kind, **changes: Any) -> Any:
     return AutoConfig.for_model(kind.architecture, **fields, **extra)
 
 
-def child_config(parent: Any, sizes: Sizes, operator: Operator = Operator()) -> Any:
+def child_config(parent: Any, sizes: Sizes, operator: Operator) -> Any:
     """The parent's config with the child's sizes."""
     layers = parent.num_hidden_layers
     sources = layer_map(layers, sizes.shape.num_hidden_layers, operator.depth, operator.placement)

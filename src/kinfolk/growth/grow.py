@@ -108,7 +108,7 @@ class Origin:
         if self.is_new:
             return tensor.new_zeros(self.width.child_size(tensor, self.axes))
         # The copies of an expert share its tokens' weight, and with it the gradient.
-        return self.width.gradients(tensor, self.axes, self.name, power=power) / self.expert_copy[1] ** power
+        return self.width.gradients(tensor, self.axes, self.name, power=power).div_(self.expert_copy[1] ** power)
 
 
 def origins_of(

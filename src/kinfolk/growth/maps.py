@@ -7,7 +7,6 @@ the query heads (growth spec, section 3.2); then groups and the heads in them gr
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +33,8 @@ class Units:
     """Whether it lies in the new part of a head that has become larger."""
 
 
-class _Heads(NamedTuple):
+@dataclass(frozen=True)
+class _Heads:
     """Where the child's heads come from; the masks are those of `Units`."""
 
     index: Tensor

@@ -90,8 +90,9 @@ def config_fields(sizes: Sizes, config: Any, layer_sources: tuple[int, ...]) -> 
 
 def _rope(config: Any) -> dict[str, Any]:
     """The rotary positions of a config, of its full-attention layers where they differ by layer."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    return rope.get("full_attention", rope)
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    full: dict[str, Any] = rope.get("full_attention", rope)
+    return full
 
 
 def with_fields(parent: Sizes, changes: dict[str, int | bool]) -> Sizes:
@@ -101,11 +102,8 @@ def with_fields(parent: Sizes, changes: dict[str, int | bool]) -> Sizes:
     """
     outside = {"vocab_size": "vocab_size", "num_local_experts": "experts", "num_experts_per_tok": "experts_per_token"}
     shape = parent.shape.model_dump() | {name: value for name, value in changes.items() if name not in outside}
-    return replace(
-        parent,
-        shape=Shape.model_validate(shape),
-        **{field: changes[name] for name, field in outside.items() if name in changes},
-    )
+    others: dict[str, Any] = {field: changes[name] for name, field in outside.items() if name in changes}
+    return replace(parent, shape=Shape.model_validate(shape), **others)
 
 
 def axis_size(axis: Axis, sizes: Shape | Sizes) -> int | None:
