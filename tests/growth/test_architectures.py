@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo import KINDS, child_of, difference, empty_model, parent_config, parent_model, randomise
+from zoo import KINDS, ONE_EACH, child_of, difference, empty_model, parent_config, parent_model, randomise
 
 from kinfolk.errors import KinfolkError
 from kinfolk.growth.claims import obstacles, what_breaks
@@ -75,7 +75,7 @@ DEPTHS = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_EACH)
 @pytest.mark.parametrize("operator", DEPTHS, ids=lambda operator: f"{operator.depth}-{operator.placement}")
 def test_depth(kind: str, operator: Operator) -> None:
     check(parent_model(kind, torch.float32), {"num_hidden_layers": 4}, operator)

@@ -90,6 +90,9 @@ KINDS = {
     ),
 }
 
+ONE_EACH = tuple({kind.architecture: name for name, kind in reversed(KINDS.items())}.values())
+"""One kind of every architecture, for what its variants do not change."""
+
 
 def parent_fields(kind: Kind) -> dict[str, Any]:
     """Sizes of the parent that every test begins from, all different."""

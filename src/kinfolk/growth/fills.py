@@ -7,8 +7,9 @@ Every operator draws the new part of a larger head: its keys are zero, so that t
 and what reads its values is zero. New tokens get the mean of the old ones.
 
 On each path through new units exactly one side is zero and the other is not, so that both sides get gradients by the
-second step (under zero_pad the gammas of the last post-norm wait for a third where the head is tied). One norm over all query heads (OLMo 2) leaves nothing free: a drawn row would change what the old ones are
-divided by. There queries and keys of new heads are copies in every operator.
+second step (under zero_pad the gammas of the last post-norm wait for a third where the head is tied). One norm over all
+query heads (OLMo 2) leaves nothing free: a drawn row would change what the old ones are divided by. There queries and
+keys of new heads are copies in every operator.
 """
 
 from typing import Literal, NamedTuple

@@ -28,7 +28,7 @@ class Units:
     new: Tensor
     """Whether a unit of the child is beyond the parent's own."""
     repeated: Tensor
-    """Whether it is new only because a KV head is repeated for a part of its old query heads, which go on reading it."""
+    """Whether it is new only because a KV head is repeated for a part of its query heads, which go on reading it."""
     head_new: Tensor
     """Whether it lies in the new part of a head that has become larger."""
 
