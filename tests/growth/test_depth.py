@@ -59,6 +59,27 @@ def test_zero_exit_blocks_live_from_the_second_step() -> None:
     assert alive() == {name for name, _ in twin.named_parameters() if name.startswith("model.layers.2.")}
 
 
+def test_drawn_blocks_are_silent_and_hold_matrices_of_their_own() -> None:
+    parent, child = shape(hidden=40, ffn=64), shape(hidden=40, ffn=64, layers=4)
+    drawn = Operator(block="drawn")
+    model = random_model("llama", parent, bias=True)
+    twin = grown_model(model, "llama", parent, child, drawn, bias=True)
+    with torch.no_grad():
+        assert torch.equal(model(random_tokens()).logits, twin(random_tokens()).logits)
+    parameters = dict(model.named_parameters())
+    grown = grow_weights(parameters, "llama", parent, child, drawn)
+    for layer in (2, 3):
+        gate, source = (grown[f"model.layers.{number}.mlp.gate_proj.weight"] for number in (layer, layer - 2))
+        assert gate.std() == pytest.approx(float(source.std()), rel=0.1)
+        assert torch.corrcoef(torch.stack([gate.flatten(), source.flatten()]))[0, 1].abs() < 0.1
+        for name in ("input_layernorm.weight", "self_attn.q_proj.bias"):
+            assert torch.equal(grown[f"model.layers.{layer}.{name}"], parameters[f"model.layers.{layer - 2}.{name}"])
+    two, three = (grown[f"model.layers.{layer}.mlp.up_proj.weight"] for layer in (2, 3))
+    assert torch.corrcoef(torch.stack([two.flatten(), three.flatten()]))[0, 1].abs() < 0.1
+    again = grow_weights(parameters, "llama", parent, child, drawn)
+    assert all(torch.equal(grown[name], again[name]) for name in grown)
+
+
 def test_moments_of_new_blocks_are_zero_and_of_stacked_ones_copied() -> None:
     parent, child = shape(), shape(hidden=22, layers=3)
     moments = dict(random_model("llama", parent).named_parameters())
