@@ -16,12 +16,13 @@ from kinfolk.data.loader import sequences_per_epoch
 from kinfolk.data.tokens import TokenStore
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.load import load_checkpoint
+from kinfolk.family.shapes import Shape
 from kinfolk.family.spec import Family
 from kinfolk.growth.claims import claims_preservation, describe
 from kinfolk.growth.dynamics import grow_optimizer
 from kinfolk.growth.grow import grow_weights
-from kinfolk.growth.verify import verify
-from kinfolk.plan.stages import Grow, Load, Plan, Scratch, Stage
+from kinfolk.growth.verify import Verification, verify
+from kinfolk.plan.stages import Dynamics, Grow, Load, Operator, Plan, Scratch, Stage
 from kinfolk.train import checkpoint
 from kinfolk.train.checkpoint import Position
 from kinfolk.train.engine import alone
@@ -48,7 +49,7 @@ def first_state(
         return _loaded(stage, stage.source.folder, family, store), start, None
     parent = plan.stage(stage.source.stage)
     source = stage.source.dynamics if isinstance(stage.source, Grow) else stage.source
-    state = _last_state(parent, family, store, stages, with_optimizer=source.optimizer != "reset")
+    state = last_state(parent, family, store, stages, with_optimizer=source.optimizer != "reset")
     before = checkpoint.position_of(_last_checkpoint(parent, stages))
     start = Position(
         step=0,
@@ -111,7 +112,7 @@ def _last_checkpoint(stage: Stage, stages: Path) -> Path:
     return saved
 
 
-def _last_state(
+def last_state(
     stage: Stage, family: Family, store: TokenStore, stages: Path, with_optimizer: bool
 ) -> dict[str, Tensor]:
     """Weights and, if asked for, optimizer state of a finished stage, under the names that checkpoints use."""
@@ -130,22 +131,15 @@ def _grow(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     assert isinstance(stage.source, Grow) and parent.shape is not None and stage.shape is not None
     began = time.monotonic()
-    operator, architecture = stage.source.operator, family.model.architecture
-    weights = grow_weights(_part(state, "model."), architecture, parent.shape, stage.shape, operator)
-    tensors = {f"model.{name}": value for name, value in weights.items()}
-    keys = (*MOMENTS, "step")
-    first, second, counts = (_part(state, f"optimizer.{key}.") for key in keys)
-    shapes = parent.shape, stage.shape
-    grown = grow_optimizer(first, second, counts, architecture, *shapes, operator, stage.source.dynamics)
-    for key, values in zip(keys, grown, strict=True):
-        tensors |= {f"optimizer.{key}.{name}": value for name, value in values.items()}
-
-    before, after = (empty_model(stage_config(each, family, store)) for each in (parent, stage))
-    load_parameters(before, _part(state, "model."))
-    load_parameters(after, weights)
-    description = describe(operator, parent.shape, stage.shape)
-    claims = claims_preservation(operator, parent.shape, stage.shape, architecture)
-    verification = verify(before, after, _verification_text(store, family), claims, description)
+    tensors, description, verification = grow_state(
+        state,
+        family.model.architecture,
+        (parent.shape, stage.shape),
+        (stage_config(parent, family, store), stage_config(stage, family, store)),
+        stage.source.operator,
+        stage.source.dynamics,
+        verification_text(store, family),
+    )
     if verification.passed is False:
         raise KinfolkError(
             f"growing {parent.name} into {stage.name} claims to preserve the function and does not: the largest logit "
@@ -162,11 +156,40 @@ def _grow(
     return tensors, record
 
 
+def grow_state(
+    state: dict[str, Tensor],
+    architecture: str,
+    shapes: tuple[Shape, Shape],
+    configs: tuple[Any, Any],
+    operator: Operator,
+    dynamics: Dynamics,
+    text: Tensor,
+) -> tuple[dict[str, Tensor], str, Verification]:
+    """Weights and optimizer state of a checkpoint grown from the first shape to the second, and what was measured.
+
+    `text` is (batch, time) of token ids.
+    """
+    weights = grow_weights(_part(state, "model."), architecture, *shapes, operator)
+    tensors = {f"model.{name}": value for name, value in weights.items()}
+    keys = (*MOMENTS, "step")
+    first, second, counts = (_part(state, f"optimizer.{key}.") for key in keys)
+    grown = grow_optimizer(first, second, counts, architecture, *shapes, operator, dynamics)
+    for key, values in zip(keys, grown, strict=True):
+        tensors |= {f"optimizer.{key}.{name}": value for name, value in values.items()}
+
+    before, after = map(empty_model, configs)
+    load_parameters(before, _part(state, "model."))
+    load_parameters(after, weights)
+    description = describe(operator, *shapes)
+    claims = claims_preservation(operator, *shapes, architecture)
+    return tensors, description, verify(before, after, text, claims, description)
+
+
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _verification_text(store: TokenStore, family: Family) -> Tensor:
+def verification_text(store: TokenStore, family: Family) -> Tensor:
     """The first held-out sequences, (batch, context)."""
     context = family.model.context_length
     windows = min(VERIFIED_SEQUENCES, max(1, sequences_per_epoch(len(store.held_out), context)))

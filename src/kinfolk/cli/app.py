@@ -14,6 +14,7 @@ from kinfolk.cli.build import build
 from kinfolk.cli.doctor import doctor
 from kinfolk.cli.evaluate import evaluate
 from kinfolk.cli.export import export
+from kinfolk.cli.grow import grow
 from kinfolk.cli.laws import laws
 from kinfolk.cli.plan import plan
 from kinfolk.cli.report import report
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (plan, build, average, export, evaluate, report, doctor):
+for command in (plan, build, grow, average, export, evaluate, report, doctor):
     app.command()(command)
 app.add_typer(laws, name="laws")
 

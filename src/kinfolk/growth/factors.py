@@ -78,11 +78,11 @@ def shares_of(axis: Axis, index: Tensor, copied: Tensor, copies: Tensor, operato
     is_uneven = operator.width == "lemon" or operator.split == "uneven"
     if not is_uneven or axis not in READERS | {Axis.QUERY, Axis.FFN}:
         return 1 / copies
-    number = _occurrence(torch.where(copied, index, -1))
+    number = occurrence(torch.where(copied, index, -1))
     return torch.where(copied, number / (copies * (copies + 1) / 2), 1.0)
 
 
-def _occurrence(index: Tensor) -> Tensor:
+def occurrence(index: Tensor) -> Tensor:
     """For each entry, how often its value has come up so far, itself included."""
     order = index.argsort(stable=True)
     ordered = index[order]

@@ -16,6 +16,7 @@ from kinfolk.growth.axes import Axes, Axis
 from kinfolk.growth.claims import refuse_obstacles
 from kinfolk.growth.depth import layer_map
 from kinfolk.growth.maps import cyclic
+from kinfolk.growth.rows import Rows, TensorRows, blocks
 from kinfolk.growth.sizes import Sizes
 from kinfolk.growth.tables import Place, grown_names, in_layer, place_of, table_of, tied_alias
 from kinfolk.growth.width import WidthGrowth
@@ -90,23 +91,45 @@ class Origin:
     expert_copy: tuple[int, int]
     width: WidthGrowth
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it is such that its block adds nothing."""
+        return self.is_new and self.is_exit
+
+    @property
+    def silence(self) -> float:
+        """The value by which it does so."""
+        return -self.width.table.gamma_offset if Axis.HIDDEN_POST_NORM in self.axes else 0.0
+
     def weights(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """The child's tensor."""
+        """The child's tensor, in new memory and the parent's dtype.
+
+        Rounding to a dtype narrower than float32 disturbs the zero sum of the noise: grow float32 or float64 master
+        weights and cast afterwards.
+        """
         tensor = parameters[self.name]
-        if self.is_new and self.is_exit:
-            table = self.width.table
-            silent = -table.gamma_offset if Axis.HIDDEN_POST_NORM in self.axes else 0.0
-            return tensor.new_full(self.width.child_size(tensor, self.axes), silent)
+        grown = tensor.new_empty(self.width.child_size(tensor.shape, self.axes))
+        names = (self.name, self.following) if self.following else (self.name,)
+        for start, block in self.blocks({name: TensorRows(parameters[name]) for name in names}):
+            grown[start : start + len(block)] = block
+        return grown
+
+    def blocks(self, parameters: Mapping[str, Rows]) -> Iterator[tuple[int, Tensor]]:
+        """The child's tensor as blocks of rows in float32 or wider, each with its first row."""
+        tensor = parameters[self.name]
+        if self.is_silent:
+            size = self.width.child_size(tensor.shape, self.axes)
+            return ((start, torch.full((stop - start, *size[1:]), self.silence)) for start, stop in blocks(size))
         if self.is_new and self.width.operator.block == "drawn" and len(self.axes) > 1:
             return self.width.drawn(tensor, self.axes, self.child_name)
         following = parameters[self.following] if self.following else None
-        return self.width.weights(tensor, self.axes, self.name, following=following, expert_copy=self.expert_copy)
+        return self.width.blocks(tensor, self.axes, self.name, following=following, expert_copy=self.expert_copy)
 
     def gradients(self, moments: Mapping[str, Tensor], power: int) -> Tensor:
         """A moment of the child."""
         tensor = moments[self.name]
         if self.is_new:
-            return tensor.new_zeros(self.width.child_size(tensor, self.axes))
+            return tensor.new_zeros(self.width.child_size(tensor.shape, self.axes))
         # The copies of an expert share its tokens' weight, and with it the gradient.
         return self.width.gradients(tensor, self.axes, self.name, power=power).div_(self.expert_copy[1] ** power)
 

@@ -1,87 +1,162 @@
 """What growth draws at random: entries of units that are copied from nothing, and noise that readers do not see.
 
 Every draw is a function of a seed and the tensor's name alone, so that growth gives the same bytes tensor by tensor, in
-any order. Drawn in float32 and centred on the CPU, whatever the tensor's device and dtype.
+any order, and in blocks of rows of any size. Draws are normal: one of 65,536 equally likely quantiles each, which two
+bytes of a random stream choose.
 """
 
 import hashlib
 import math
+from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kinfolk.errors import KinfolkError
-from kinfolk.plan.stages import Operator
+from kinfolk.growth.rows import LONG_ENOUGH, runs
+
+LEVELS = 1 << 16
 
 
-def drawn(grown: Tensor, parent_tensor: Tensor, seed: int, name: str) -> Tensor:
-    """Normal draws of the child's size, with the standard deviation of the parent's tensor."""
-    generator = torch.Generator().manual_seed(_seed_of(seed, f"{name}: drawn"))
-    draws = torch.randn(grown.shape, generator=generator, dtype=torch.float32)
-    return draws.to(grown.dtype).mul_(_deviation(parent_tensor, name)).to(grown.device)
+class Draws:
+    """A stream of standard normal draws, told apart by seed and name; rows are drawn one after the other."""
+
+    def __init__(self, seed: int, name: str) -> None:
+        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+        self._stream = np.random.SFC64(np.frombuffer(digest, dtype="<u4"))
+
+    def rows(self, rows: int, columns: int) -> Tensor:
+        """The next rows, (rows, columns) in float32; a row takes whole words of 64 bits, so blocks make no odds."""
+        words = -(-columns // 4)
+        numbers = self._stream.random_raw(rows * words).astype("<u8", copy=False).view("<u2")
+        return torch.from_numpy(_quantiles().take(numbers)).view(rows, 4 * words)[:, :columns]
 
 
-def zero_sum_noise(grown: Tensor, dim: int, index: Tensor, copies: Tensor, operator: Operator, name: str) -> Tensor:
-    """`grown` with noise along `dim` that sums to zero over the copies of every unit; as it is where none is asked for.
+@dataclass(frozen=True)
+class Copies:
+    """The copies along an axis, by their number among the copies of their unit."""
 
-    `index` and `copies` are those of the axis. With `operator.noise` the draws have so many times the standard
-    deviation of the tensor before they are centred. With `operator.snr` what remains afterwards has the power that the
-    signal-to-noise ratio in decibels says (arXiv 2409.12903).
+    first: "Columns"
+    """Units of the child that are the first of several copies."""
+    further: tuple[tuple["Columns", "Columns"], ...]
+    """Of the second copies, the third, ...: units of the child, and where their first copy stands in `first`."""
+    partners: "Columns"
+    """The first copies of the units of the second copies, in the order of those."""
+    number: Tensor
+    """How many copies each of `first` has in all, float64."""
+
+    @classmethod
+    def of(cls, index: Tensor, counts: Tensor, occurrence: Tensor) -> "Copies":
+        """From an axis's index map, copies of each unit, and the number of each among its unit's copies (from 1)."""
+        first = ((occurrence == 1) & (counts > 1)).nonzero().flatten()
+        place = torch.full((int(index.max()) + 1,), -1)
+        place[index[first]] = torch.arange(len(first))
+        further = []
+        for number in range(2, int(occurrence.max()) + 1):
+            units = ((occurrence == number) & (counts > 1)).nonzero().flatten()
+            further.append((Columns(units), Columns(place[index[units]])))
+        partners = first[further[0][1].index] if further else first
+        return cls(Columns(first), tuple(further), Columns(partners), counts[first])
+
+
+class ZeroSumNoise:
+    """Noise on the columns of a matrix that sums to zero over the copies of every unit, row by row.
+
+    It is distributed as independent draws of standard deviation `scale` less their mean over the c copies. The copies
+    k > 1 have a draw z_k each, with the sum S: copy k gets z_k - S (1 - 1/sqrt(c)) / (c - 1), and the first -S/sqrt(c).
     """
-    scale = _scale(grown, operator, name)
-    if not scale:
-        return grown
-    # Only true copies share a unit: what is drawn or zero has an index as well, and no copies.
-    weight = (copies > 1).to(grown.dtype)
-    generator = torch.Generator().manual_seed(_seed_of(operator.seed, name))
-    draws = torch.randn(grown.shape, generator=generator, dtype=torch.float32).to(grown.dtype).mul_(scale)
-    draws.mul_(_along(weight, dim, grown))
-    # Every unit of the parent has a copy, so the largest index is their number less one.
-    size = [int(index.max()) + 1 if other == dim else length for other, length in enumerate(grown.shape)]
-    sums = draws.new_zeros(size).index_add_(dim, index, draws)
-    means = sums.index_select(dim, index) / _along(copies, dim, grown)
-    if operator.snr is not None:
-        weight = weight * (copies / (copies - 1).clamp(min=1)).sqrt().to(grown.dtype)
-    return grown + (draws - means).mul_(_along(weight, dim, grown)).to(grown.device)
+
+    def __init__(self, copies: Copies, scale: float, seed: int, name: str, *, power_kept: bool = False) -> None:
+        """With `power_kept` the noise has the standard deviation `scale` after the mean is taken away."""
+        self._copies = copies
+        count = copies.number
+        factor = scale * (count / (count - 1)).sqrt() if power_kept else torch.full_like(count, scale)
+        self._own = factor
+        self._first = -factor / count.sqrt()
+        self._shared = -factor * (1 - 1 / count.sqrt()) / (count - 1)
+        self._draws = [Draws(seed, f"{name}: copy {number}") for number in range(2, 2 + len(copies.further))]
+
+    def add_to(self, grown: Tensor) -> None:
+        """Change the next rows of the child's matrix, (rows, units), in place."""
+        copies, rows = self._copies, len(grown)
+        if len(copies.further) == 1:
+            # Two copies of each at most: z / sqrt(2) and -z / sqrt(2).
+            second, place = copies.further[0]
+            noise = self._next(0, rows, grown).mul_(self._first[place.index].to(grown))
+            copies.partners.add(grown, noise)
+            second.add(grown, noise.neg_())
+            return
+        total = grown.new_zeros(rows, len(copies.first))
+        drawn = []
+        for number, (_, place) in enumerate(copies.further):
+            drawn.append(self._next(number, rows, grown))
+            place.add(total, drawn[-1])
+        copies.first.add(grown, total * self._first.to(grown))
+        total.mul_(self._shared.to(grown))
+        for (units, place), noise in zip(copies.further, drawn, strict=True):
+            noise.mul_(self._own[place.index].to(grown))
+            units.add(grown, noise.add_(total.index_select(1, place.index.to(grown.device))))
+
+    def _next(self, number: int, rows: int, like: Tensor) -> Tensor:
+        return self._draws[number].rows(rows, len(self._copies.further[number][0])).to(like)
 
 
-def expert_noise(grown: Tensor, copy: int, copies: int, operator: Operator, name: str) -> Tensor:
-    """`grown` with noise that sums to zero over the copies of an expert, of which this is number `copy`."""
-    scale = _scale(grown, operator, name)
-    if not scale or copies < 2:
-        return grown
-    if operator.snr is not None:
-        scale *= math.sqrt(copies / (copies - 1))
-    draws = []
-    for number in range(copies):
-        generator = torch.Generator().manual_seed(_seed_of(operator.seed, f"{name}: expert copy {number}"))
-        draws.append(torch.randn(grown.shape, generator=generator, dtype=torch.float32).to(grown.dtype))
-    return grown + ((draws[copy] - sum(draws) / copies) * scale).to(grown.device)
+class ExpertNoise:
+    """Noise on one copy of an expert's last product, which sums to zero over the copies, as in `ZeroSumNoise`."""
+
+    def __init__(self, copy: int, copies: int, scale: float, seed: int, name: str, *, power_kept: bool = False) -> None:
+        """Of the copy number `copy` (from 0)."""
+        self._copy, self._copies = copy, copies
+        self._scale = scale * (copies / (copies - 1)) ** 0.5 if power_kept else scale
+        self._draws = [Draws(seed, f"{name}: expert copy {number}") for number in range(1, copies)]
+
+    def add_to(self, grown: Tensor) -> None:
+        """Change the next rows of the child's matrix in place."""
+        total, own = torch.zeros_like(grown), None
+        for number, draws in enumerate(self._draws, 1):
+            drawn = draws.rows(*grown.shape).to(grown)
+            total += drawn
+            own = drawn if number == self._copy else own
+        root = self._copies**0.5
+        if own is None:
+            grown.sub_(total, alpha=self._scale / root)
+        else:
+            grown.add_(own, alpha=self._scale).sub_(total, alpha=self._scale * (1 - 1 / root) / (self._copies - 1))
 
 
-def _scale(grown: Tensor, operator: Operator, name: str) -> float:
-    """Standard deviation of the draws; rounded so that it does not depend on the order in which threads add up."""
-    if operator.snr is not None:
-        power = float(grown.double().square().mean())
-        return float(f"{_finite(math.sqrt(power), name) * 10 ** (-operator.snr / 20):.6g}")
-    return operator.noise * _deviation(grown, name) if operator.noise else 0.0
-
-
-def _along(values: Tensor, dim: int, like: Tensor) -> Tensor:
-    return values.to(like.dtype).view([-1 if other == dim else 1 for other in range(like.dim())])
-
-
-def _deviation(tensor: Tensor, name: str) -> float:
-    """Standard deviation, rounded likewise."""
-    return float(f"{_finite(float(tensor.detach().double().std(correction=0)), name):.6g}")
-
-
-def _finite(value: float, name: str) -> float:
-    if not math.isfinite(value):
+def deviation(mean: float, mean_square: float, name: str) -> float:
+    """Standard deviation, rounded so that it does not depend on the order in which its parts were added up."""
+    if not math.isfinite(mean) or not math.isfinite(mean_square):
         raise KinfolkError(f"{name} holds values that are not finite", fix="grow from an earlier checkpoint")
-    return value
+    return float(f"{math.sqrt(max(0.0, mean_square - mean**2)):.6g}")
 
 
-def _seed_of(seed: int, name: str) -> int:
-    """A generator seed for one tensor, independent of every other tensor and of their order."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") >> 1
+class Columns:
+    """Some columns of a matrix, each of them once."""
+
+    def __init__(self, index: Tensor) -> None:
+        self.index = index
+        pieces = runs(index)
+        self._pieces = pieces if LONG_ENOUGH * len(pieces) <= len(index) else None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def add(self, matrix: Tensor, values: Tensor) -> None:
+        """Add values, one column for each, in place."""
+        if self._pieces is None:
+            matrix.index_add_(1, self.index.to(matrix.device), values)
+            return
+        for start, column, length in self._pieces:
+            matrix[:, column : column + length].add_(values[:, start : start + length])
+
+
+@cache
+def _quantiles() -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+    """The normal quantiles at the middles of equally likely intervals, scaled to a variance of one."""
+    levels = (torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS
+    quantiles = torch.special.ndtri(levels)
+    table: np.ndarray[tuple[int], np.dtype[np.float32]] = (quantiles / quantiles.square().mean().sqrt()).float().numpy()
+    return table

@@ -20,13 +20,16 @@ zero_pad      Nothing is copied: what writes a new unit or what reads it is zero
               with old hidden units as in lemon (arXiv 2308.06103). Exact at any ratio.
 
 Copies with equal shares and no noise get equal gradients for ever (the symmetry lock), so readers of copied units get
-**zero-sum noise**: independent normal draws with standard deviation `noise` times that of the child's tensor, minus
-their mean over the copies of each old unit, row by row. The function does not change. What remains after the
+**zero-sum noise**: independent normal draws with standard deviation `noise` times that of the child's tensor (of the
+entries that are copies), minus their mean over the copies of each old unit, row by row. The function does not change.
+What remains after the
 subtraction has the standard deviation `noise` x sqrt((c - 1)/c) of the tensor's; units without a second copy get none.
 `split="uneven"` breaks the lock as well: copy 1, 2, ... of a unit is read in the proportion 1 : 2 : ...
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,10 +37,11 @@ from torch import Tensor
 from kinfolk.errors import KinfolkError
 from kinfolk.family.shapes import Shape
 from kinfolk.growth.axes import NORMS, OUTPUTS, READERS, Axes, Axis, Part, parts
-from kinfolk.growth.factors import factors_of, shares_of
+from kinfolk.growth.factors import factors_of, occurrence, shares_of
 from kinfolk.growth.fills import fills_of
 from kinfolk.growth.maps import Units, at_random, cyclic, units_of
-from kinfolk.growth.noise import drawn, expert_noise, zero_sum_noise
+from kinfolk.growth.noise import Copies, Draws, ExpertNoise, ZeroSumNoise, deviation
+from kinfolk.growth.rows import LONG_ENOUGH, Rows, blocks, gather, runs, wide
 from kinfolk.growth.sizes import Sizes, axis_size
 from kinfolk.growth.tables import table_of
 from kinfolk.plan.stages import Operator
@@ -66,6 +70,11 @@ class AxisGrowth:
     mean: Tensor
     """Units that hold the mean of the parent's."""
 
+    def units(self, start: int, stop: int) -> "AxisGrowth":
+        """The growth of some of the child's units."""
+        fields = {name: getattr(self, name)[start:stop] for name in AxisGrowth.__annotations__}
+        return replace(self, **fields)
+
 
 class WidthGrowth:
     """The width part of growing `parent` into `child`: index maps and factors of every axis."""
@@ -81,6 +90,8 @@ class WidthGrowth:
         self.operator = operator
         self.table = table_of(architecture)
         self._axes: dict[Part, AxisGrowth | None] = {}
+        self._copies: dict[Part, Copies] = {}
+        self._runs: dict[Part, list[tuple[int, int, int]]] = {}
 
     def axis(self, part: Part) -> AxisGrowth | None:
         """How an axis (or several, one after the other) grows, or None where it stays as it is."""
@@ -88,52 +99,68 @@ class WidthGrowth:
             self._axes[part] = self._joined(part) if isinstance(part, tuple) else self._single(part)
         return self._axes[part]
 
-    def weights(
+    def blocks(
         self,
-        parent_tensor: Tensor,
+        parent_tensor: Rows,
         axes: Axes,
         name: str,
         *,
-        following: Tensor | None = None,
+        following: Rows | None = None,
         expert_copy: tuple[int, int] = (0, 1),
-    ) -> Tensor:
-        """The child's tensor, in new memory.
+    ) -> Iterator[tuple[int, Tensor]]:
+        """The child's tensor as blocks of rows, each with its first row, computed in float32 or wider.
 
         `following` is the tensor of the next layer, which `aki` takes new outputs from. `expert_copy` says which of how
-        many copies of an expert this is. Computed in float32 or wider and returned in the parent's dtype. Draws are a
-        function of (seed, name, shape, tensor) alone. Rounding to a dtype narrower than float32 disturbs the zero sum
-        of the noise: grow float32 or float64 master weights and cast afterwards.
+        many copies of an expert this is. Draws are a function of (seed, name, shape, tensor) alone.
         """
-        self._check(parent_tensor, axes, name)
-        grown = self._expanded(parent_tensor, axes)
-        if following is not None:
-            grown = torch.where(self._new_outputs(axes, grown), self._expanded(following, axes), grown)
-        grown = self._with_fresh_units(grown, parent_tensor, axes, name)
-        return self._with_noise(grown, axes, name, expert_copy).to(parent_tensor.dtype)
+        self.check(parent_tensor.shape, axes, name)
+        size = self.child_size(parent_tensor.shape, axes)
+        means = _means_of_rows(parent_tensor, self._offset(axes)) if self._needs_means(axes) else None
+        add_fresh = self._fresh_units(parent_tensor, axes, name)
+        add_noise = self._noise(parent_tensor, axes, name, expert_copy)
+        # Copies along the rows must be seen together for their noise.
+        for start, stop in [(0, size[0])] if self._has_noise(axes[0]) else blocks(size):
+            growths = self._growths(axes, start, stop)
+            grown = self._expanded(parent_tensor, axes, start, stop, means)
+            if following is not None:
+                mask = _any(
+                    [g.new if g and parts(p)[0] in OUTPUTS else None for p, g in zip(axes, growths, strict=True)]
+                )
+                if mask is not None:
+                    replaced = self._expanded(following, axes, start, stop, means)
+                    grown = torch.where(mask.to(grown.device), replaced, grown)
+            yield start, add_noise(add_fresh(grown, growths))
 
-    def drawn(self, parent_tensor: Tensor, axes: Axes, name: str) -> Tensor:
-        """Normal draws of the child's size with the standard deviation of the parent's tensor, in its dtype."""
-        like = parent_tensor.new_empty(self.child_size(parent_tensor, axes), dtype=_wide_dtype(parent_tensor))
-        return drawn(like, parent_tensor, self.operator.seed, name).to(parent_tensor.dtype)
+    def drawn(self, parent_tensor: Rows, axes: Axes, name: str) -> Iterator[tuple[int, Tensor]]:
+        """Normal draws of the child's size with the standard deviation of the parent's tensor, as `blocks`."""
+        size = self.child_size(parent_tensor.shape, axes)
+        draw = self._draws(parent_tensor, name)
+        for start, stop in blocks(size):
+            yield start, draw((stop - start, *size[1:]))
+
+    def expanded(self, parent_tensor: Rows, axes: Axes) -> Tensor:
+        """The child's tensor without draws and noise, in float32 or wider."""
+        means = _means_of_rows(parent_tensor, self._offset(axes)) if self._needs_means(axes) else None
+        return self._expanded(parent_tensor, axes, 0, self.child_size(parent_tensor.shape, axes)[0], means)
 
     def gradients(self, parent_tensor: Tensor, axes: Axes, name: str, *, power: int = 1) -> Tensor:
         """A gradient of the parent as the child would have it; with `power` 2 a squared one (Adam's second moment).
 
         Exact for even shares without noise (growth spec, section 4: child = parent / (m s)); zero for drawn units.
         """
-        self._check(parent_tensor, axes, name)
-        grown = _wide(parent_tensor).clone()
+        self.check(tuple(parent_tensor.shape), axes, name)
+        grown = wide(parent_tensor).clone()
         for dim, growth in enumerate(map(self.axis, axes)):
             if growth:
                 factor = _along(growth.gradient**power, dim, grown)
                 grown = _select(grown, dim, growth.index).mul_(factor.to(grown.dtype))
         return grown.to(parent_tensor.dtype)
 
-    def child_size(self, parent_tensor: Tensor, axes: Axes) -> tuple[int, ...]:
-        """Shape of the child's tensor."""
+    def child_size(self, parent_size: Sequence[int], axes: Axes) -> tuple[int, ...]:
+        """Shape of the child's tensor, from that of the parent's."""
         return tuple(
             len(growth.index) if growth else size
-            for growth, size in zip(map(self.axis, axes), parent_tensor.shape, strict=True)
+            for growth, size in zip(map(self.axis, axes), parent_size, strict=True)
         )
 
     def check(self, size: tuple[int, ...], axes: Axes, name: str) -> None:
@@ -148,56 +175,122 @@ class WidthGrowth:
                 fix="give the shape that the parent's config.json says",
             )
 
-    def _check(self, tensor: Tensor, axes: Axes, name: str) -> None:
-        self.check(tuple(tensor.shape), axes, name)
-
     def _parent_size(self, part: Part) -> int | None:
         sizes = [axis_size(axis, self.parent) for axis in parts(part)]
         return None if None in sizes else sum(size or 0 for size in sizes)
 
-    def _expanded(self, tensor: Tensor, axes: Axes) -> Tensor:
-        """Copied by the index maps and rescaled; zero where the child's entries are drawn or silent."""
-        growths = [(dim, growth) for dim, growth in enumerate(map(self.axis, axes)) if growth]
-        if not growths:
-            return _wide(tensor).clone()
+    def _growths(self, axes: Axes, start: int, stop: int) -> list[AxisGrowth | None]:
+        """How the dimensions of some rows of the child's tensor grow."""
+        first, *others = map(self.axis, axes)
+        return [first and first.units(start, stop), *others]
+
+    def _offset(self, axes: Axes) -> float:
         is_gamma = any(axis in NORMS for part in axes for axis in parts(part))
-        offset = self.table.gamma_offset if is_gamma else 0.0
-        grown = _wide(tensor) + offset if offset else _wide(tensor)
-        for dim, growth in growths:
-            selected = _select(grown, dim, growth.index)
-            if growth.mean.any():
-                selected = torch.where(_along(growth.mean, dim, grown), grown.mean(dim, keepdim=True), selected)
-            grown = selected.mul_(_along(growth.value, dim, grown).to(selected.dtype))
+        return self.table.gamma_offset if is_gamma else 0.0
+
+    def _needs_means(self, axes: Axes) -> bool:
+        growth = self.axis(axes[0])
+        return growth is not None and bool(growth.mean.any())
+
+    def _expanded(self, source: Rows, axes: Axes, start: int, stop: int, means: Tensor | None) -> Tensor:
+        """Rows of the child copied by the index maps and rescaled; zero where its entries are drawn or silent.
+
+        `means` are those over the parent's rows, where any row holds them.
+        """
+        first, *others = self._growths(axes, start, stop)
+        grown = gather(source, first.index if first else torch.arange(start, stop))
+        offset = self._offset(axes) if first or any(others) else 0.0
+        if offset:
+            grown += offset
+        if first:
+            if means is not None:
+                grown = torch.where(_along(first.mean, 0, grown), means.to(grown), grown)
+            grown.mul_(_along(first.value, 0, grown).to(grown.dtype))
+        for dim, growth in enumerate(others, 1):
+            if growth:
+                grown = _spread_out(grown, dim, growth, self._pieces(axes[dim]))
         return grown.sub_(offset) if offset else grown
 
-    def _new_outputs(self, axes: Axes, grown: Tensor) -> Tensor:
-        mask = torch.zeros([1] * grown.dim(), dtype=torch.bool)
-        for dim, part in enumerate(axes):
-            growth = self.axis(part)
-            if growth and parts(part)[0] in OUTPUTS:
-                mask = mask | _along(growth.new, dim, grown)
-        return mask
+    def _draws(self, source: Rows, name: str) -> Callable[[tuple[int, ...]], Tensor]:
+        """What gives the next draws of a size, with the standard deviation of the parent's tensor."""
+        mean, mean_square = _moments(source, [_totals(None, size) for size in source.shape])
+        scale, draws = deviation(mean, mean_square, name), Draws(self.operator.seed, f"{name}: drawn")
+        dtype = torch.promote_types(source.dtype, torch.float32)
 
-    def _with_fresh_units(self, grown: Tensor, parent_tensor: Tensor, axes: Axes, name: str) -> Tensor:
-        fresh = zero = torch.zeros([1] * grown.dim(), dtype=torch.bool)
-        for dim, growth in enumerate(map(self.axis, axes)):
-            if growth:
-                fresh = fresh | _along(growth.fresh, dim, grown)
-                zero = zero | _along(growth.zero, dim, grown)
-        if not fresh.any():
+        def draw(size: tuple[int, ...]) -> Tensor:
+            return draws.rows(size[0], math.prod(size[1:])).reshape(size).to(dtype).mul_(scale)
+
+        return draw
+
+    def _fresh_units(self, source: Rows, axes: Axes, name: str) -> Callable[[Tensor, list[AxisGrowth | None]], Tensor]:
+        """What puts draws where the child copies nothing."""
+        if not any(growth and growth.fresh.any() for growth in map(self.axis, axes)):
+            return lambda grown, growths: grown
+        draw = self._draws(source, name)
+
+        def fill(grown: Tensor, growths: list[AxisGrowth | None]) -> Tensor:
+            fresh = _any([growth.fresh if growth else None for growth in growths])
+            zero = _any([growth.zero if growth else None for growth in growths])
+            assert fresh is not None
+            is_drawn = (fresh if zero is None else fresh & ~zero).to(grown.device)
+            return torch.where(is_drawn, draw(tuple(grown.shape)).to(grown), grown)
+
+        return fill
+
+    def _has_noise(self, part: Part) -> bool:
+        growth = self.axis(part)
+        asked = bool(self.operator.noise) or self.operator.snr is not None
+        return asked and part in READERS and growth is not None and bool((growth.copies > 1).any())
+
+    def _noise(self, source: Rows, axes: Axes, name: str, expert_copy: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+        """What adds the noise that readers do not see to the next rows of the child's tensor."""
+        noisy = [dim for dim, part in enumerate(axes) if self._has_noise(part)]
+        # The experts' outputs are averaged over their copies, and this product is their last.
+        asked = bool(self.operator.noise) or self.operator.snr is not None
+        is_expert_noisy = Axis.FFN_READ in axes and expert_copy[1] > 1 and asked
+        if not noisy and not is_expert_noisy:
+            return lambda grown: grown
+        operator = self.operator
+        mean, mean_square = _moments(source, [_totals(growth, size) for growth, size in self._with_sizes(source, axes)])
+        own = deviation(mean, mean_square, name)
+        by_power = operator.snr is not None
+        scale = mean_square**0.5 * 10 ** (-operator.snr / 20) if operator.snr is not None else operator.noise * own
+        scale = float(f"{scale:.6g}")
+        columns = [
+            (dim, ZeroSumNoise(self._copies_along(axes[dim]), scale, operator.seed, name, power_kept=by_power))
+            for dim in noisy
+        ]
+        experts = (
+            ExpertNoise(*expert_copy, scale, operator.seed, name, power_kept=by_power) if is_expert_noisy else None
+        )
+
+        def add(grown: Tensor) -> Tensor:
+            for dim, noise in columns:
+                noise.add_to(grown if dim else grown.T)
+            if experts:
+                experts.add_to(grown)
             return grown
-        draws = drawn(grown, parent_tensor, self.operator.seed, name)
-        return torch.where(fresh & ~zero, draws, grown)
 
-    def _with_noise(self, grown: Tensor, axes: Axes, name: str, expert_copy: tuple[int, int]) -> Tensor:
-        for dim, part in enumerate(axes):
+        return add
+
+    def _with_sizes(self, source: Rows, axes: Axes) -> list[tuple[AxisGrowth | None, int]]:
+        return list(zip(map(self.axis, axes), source.shape, strict=True))
+
+    def _pieces(self, part: Part) -> list[tuple[int, int, int]]:
+        if part not in self._runs:
             growth = self.axis(part)
-            if growth and part in READERS:
-                grown = zero_sum_noise(grown, dim, growth.index, growth.copies, self.operator, name)
-        if Axis.FFN_READ in axes:
-            # The experts' outputs are averaged over their copies, and this product is their last.
-            grown = expert_noise(grown, *expert_copy, self.operator, name)
-        return grown
+            self._runs[part] = runs(growth.index) if growth else []
+        return self._runs[part]
+
+    def _copies_along(self, part: Part) -> Copies:
+        if part not in self._copies:
+            growth = self.axis(part)
+            assert growth is not None
+            copied = ~(growth.fresh | growth.zero | growth.mean)
+            self._copies[part] = Copies.of(
+                growth.index, growth.copies, occurrence(torch.where(copied, growth.index, -1)).long()
+            )
+        return self._copies[part]
 
     def _joined(self, axes: tuple[Axis, ...]) -> AxisGrowth | None:
         growths = [self.axis(axis) for axis in axes]
@@ -247,14 +340,6 @@ def _unchanged(size: int) -> AxisGrowth:
     return AxisGrowth(torch.arange(size), one, one, one, no, no, no, no)
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(_wide_dtype(tensor))
-
-
-def _wide_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
 def _select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     return tensor.index_select(dim, index.to(tensor.device))
 
@@ -262,3 +347,64 @@ def _select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
 def _along(values: Tensor, dim: int, like: Tensor) -> Tensor:
     """One value per unit, broadcastable along dimension `dim`."""
     return values.view([-1 if other == dim else 1 for other in range(like.dim())]).to(like.device)
+
+
+def _spread_out(grown: Tensor, dim: int, growth: AxisGrowth, pieces: list[tuple[int, int, int]]) -> Tensor:
+    """Columns by the index map times their factors, in new memory."""
+    value = growth.value.to(grown)
+    if dim == 1 and grown.dim() == 2 and LONG_ENOUGH * len(pieces) <= len(growth.index) and not growth.mean.any():
+        spread = grown.new_empty(len(grown), len(growth.index))
+        for start, first, length in pieces:
+            torch.mul(
+                grown[:, first : first + length],
+                value[start : start + length],
+                out=spread[:, start : start + length],
+            )
+        return spread
+    selected = _select(grown, dim, growth.index)
+    if growth.mean.any():
+        selected = torch.where(_along(growth.mean, dim, grown), grown.mean(dim, keepdim=True), selected)
+    return selected.mul_(_along(value, dim, grown))
+
+
+def _any(masks: list[Tensor | None]) -> Tensor | None:
+    """Where one of the masks, one for each dimension or None, is true; None without masks."""
+    found: Tensor | None = None
+    for dim, mask in enumerate(masks):
+        if mask is not None:
+            along = mask.view([-1 if other == dim else 1 for other in range(len(masks))])
+            found = along if found is None else found | along
+    return found
+
+
+def _means_of_rows(source: Rows, offset: float) -> Tensor:
+    """The mean of a tensor's rows, in float64."""
+    total = sum(wide(source.rows(*block)).double().sum(0) for block in blocks(source.shape))
+    assert isinstance(total, Tensor)
+    return total / source.shape[0] + offset
+
+
+def _totals(growth: AxisGrowth | None, size: int) -> tuple[Tensor, Tensor, int]:
+    """Of each of the parent's units along a dimension the sums of its copies' factors and of their squares, float64;
+    and the number of the child's units that are copies."""
+    if growth is None:
+        return torch.ones(size, dtype=torch.float64), torch.ones(size, dtype=torch.float64), size
+    copied = ~(growth.fresh | growth.zero | growth.mean)
+    none = torch.zeros(size, dtype=torch.float64)
+    value, index = growth.value[copied], growth.index[copied]
+    return none.index_add(0, index, value), none.index_add(0, index, value**2), int(copied.sum())
+
+
+def _moments(source: Rows, weights: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[float, float]:
+    """Mean and mean square of the child's copied entries, from one pass over the parent's tensor."""
+    total = square = 0.0
+    rows, *columns = weights
+    for start, stop in blocks(source.shape):
+        block = source.rows(start, stop).to("cpu", torch.float64, copy=True)
+        sums = block @ columns[0][0] if columns else block.clone()
+        block.square_()
+        squares = block @ columns[0][1] if columns else block
+        total += float(sums @ rows[0][start:stop])
+        square += float(squares @ rows[1][start:stop])
+    count = rows[2] * (columns[0][2] if columns else 1)
+    return total / count, square / count

@@ -1,0 +1,86 @@
+"""Grow the training checkpoint of a stage, optimizer state included, into one of its own."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kinfolk import files
+from kinfolk.build.build import versions
+from kinfolk.build.origin import grow_state, last_state, stage_config, verification_text
+from kinfolk.build.run import open_run
+from kinfolk.errors import KinfolkError
+from kinfolk.family.load import load_family
+from kinfolk.growth.checkpoint import refuse_target
+from kinfolk.growth.claims import what_breaks
+from kinfolk.growth.compare import ClaimError
+from kinfolk.growth.configs import Changes, child_config, child_sizes
+from kinfolk.growth.memory import peak_memory_bytes
+from kinfolk.plan.stages import Dynamics, Operator
+from kinfolk.train import checkpoint
+from kinfolk.train.checkpoint import Position
+from kinfolk.train.engine import alone
+
+
+def grow_stage(source: Path, target: Path, changes: Changes, operator: Operator, dynamics: Dynamics) -> dict[str, Any]:
+    """Grow the last checkpoint of the stage in `source` (RUN/stages/STAGE) into `target`/checkpoints.
+
+    Verified on the run's held-out documents, in float32 and float64. Both states are in memory.
+    Returns plain data; raises KinfolkError for what cannot be grown, and ClaimError where the claim does not hold.
+    """
+    began = time.monotonic()
+    source = source.resolve()
+    folder = source.parents[1]
+    if not (folder / "family.yaml").is_file():
+        raise KinfolkError("is no stage of a run directory", where=str(source), fix="give RUN/stages/STAGE")
+    run = open_run(load_family(str(folder / "family.yaml"), ()), folder)
+    stage = next((stage for stage in run.plan.stages if stage.name == source.name), None)
+    saved = checkpoint.latest(source / "checkpoints")
+    if stage is None or stage.shape is None or saved is None:
+        raise KinfolkError("there is no stage with a checkpoint here", where=str(source), fix="train the stage first")
+    architecture = run.family.model.architecture
+    config = stage_config(stage, run.family, run.store)
+    child = child_sizes(config, changes, operator)
+    after = child_config(config, child, operator, torch.float32)
+    shapes = (stage.shape, child.shape)
+    refuse_target(target, source, 0)
+    with_optimizer = dynamics.optimizer != "reset" and checkpoint.has_optimizer(saved)
+    state = last_state(stage, run.family, run.store, run.stages, with_optimizer)
+    tensors, description, proof = grow_state(
+        state, architecture, shapes, (config, after), operator, dynamics, verification_text(run.store, run.family)
+    )
+    if proof.passed is False:
+        raise ClaimError(proof.float64, description)
+    record = {
+        "kind": "growth of a training checkpoint",
+        "description": description,
+        "parent": {"stage": stage.name, "state_sha256": files.sha256(saved / "state.json")},
+        "operator": asdict(operator),
+        "dynamics": asdict(dynamics),
+        "sizes": child.shape.model_dump(),
+        "claims_preservation": proof.claims_preservation,
+        "breaks": what_breaks(operator, *shapes, architecture),
+        "versions": versions(),
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with files.new_directory(target) as unfinished:
+        position = Position(0, checkpoint.position_of(saved).sequences)
+        checkpoint.save(unfinished / "checkpoints", tensors, position, alone())
+        after.save_pretrained(unfinished)
+        files.write_json(unfinished / "growth.json", record)
+    return record | {
+        **asdict(proof.float64),
+        "passed": proof.passed,
+        "text": "the run's held-out documents",
+        "parameters_before": _numbers(state),
+        "parameters_after": _numbers(tensors),
+        "optimizer": "grown" if with_optimizer else "none",
+        "seconds": time.monotonic() - began,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def _numbers(tensors: dict[str, torch.Tensor]) -> int:
+    return sum(value.numel() for name, value in tensors.items() if name.startswith("model."))

@@ -1,0 +1,343 @@
+"""Safetensors files, read and written a few rows at a time.
+
+The format is a length of 8 bytes, a header in JSON, and the tensors one after the other. The safetensors library maps
+files into memory, where every page that was read counts as memory of the process, and it writes whole files; growth
+must do neither. What the library checks about a header is checked here as well, with messages for people.
+"""
+
+import errno
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from kinfolk import files
+from kinfolk.errors import KinfolkError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+"""Names of the dtypes that weights may have."""
+
+SHARD_BYTES = 5_000_000_000
+INDEX = "model.safetensors.index.json"
+_LONGEST_HEADER = 100_000_000
+_COPY_AGAIN = "copy the file again from where it comes from"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor in a file: `kinfolk.growth.rows.Rows`."""
+
+    file: "OpenFile"
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    """Its first byte, from the beginning of the file."""
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop`, in new memory."""
+        row = math.prod(self.shape[1:])
+        count, width = (stop - start) * row, self.dtype.itemsize
+        return self.file.read(self.start + start * row * width, count, self.dtype).view(stop - start, *self.shape[1:])
+
+    def whole(self) -> Tensor:
+        """The tensor, in new memory."""
+        return self.file.read(self.start, math.prod(self.shape), self.dtype).view(self.shape)
+
+
+class OpenFile:
+    """A file that is read by position, by several threads if need be."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._handle = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise KinfolkError(
+                f"cannot be read: {error.strerror}", where=str(path), fix="make it readable, or copy it again"
+            ) from error
+
+    def read(self, start: int, count: int, dtype: torch.dtype) -> Tensor:
+        """`count` numbers from byte `start` on."""
+        buffer = torch.empty(count * dtype.itemsize, dtype=torch.uint8)
+        self._fill(buffer.numpy().data, start)
+        return buffer.view(dtype)
+
+    def read_bytes(self, start: int, count: int) -> bytes:
+        """`count` bytes from byte `start` on."""
+        buffer = bytearray(count)
+        self._fill(memoryview(buffer), start)
+        return bytes(buffer)
+
+    def size(self) -> int:
+        return os.fstat(self._handle).st_size
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+    def _fill(self, view: memoryview, start: int) -> None:
+        done = 0
+        while done < len(view):
+            read = os.preadv(self._handle, [view[done:]], start + done)
+            if not read:
+                raise KinfolkError(f"the file ends at byte {start + done}", where=str(self.path), fix=_COPY_AGAIN)
+            done += read
+
+
+class Weights(Mapping[str, Entry]):
+    """The tensors of a checkpoint folder, in one safetensors file or in several with an index."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads headers only. Raises KinfolkError for files that are missing, truncated, damaged or no safetensors."""
+        self._files: list[OpenFile] = []
+        self._entries: dict[str, Entry] = {}
+        try:
+            for path, wanted in _shards(folder):
+                file = OpenFile(path)
+                self._files.append(file)
+                entries = _read_header(file)
+                for name in wanted - entries.keys():
+                    raise KinfolkError(
+                        f"lacks the tensor {name}, which {INDEX} says is in it", where=str(path), fix=_COPY_AGAIN
+                    )
+                for name in sorted(entries.keys() & self._entries.keys()):
+                    raise KinfolkError(
+                        f"holds {name}, and so does {self._entries[name].file.path.name}",
+                        where=str(path),
+                        fix="keep the files of one checkpoint only",
+                    )
+                self._entries |= entries
+        except BaseException:
+            self.close()
+            raise
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files, in a fixed order."""
+        return [file.path for file in self._files]
+
+    def close(self) -> None:
+        while self._files:
+            self._files.pop().close()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A tensor that is to be written."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class WeightsWriter:
+    """New safetensors files of which every byte is known beforehand but for the values: headers first, then rows.
+
+    Rows may be written in any order and by several threads.
+    """
+
+    def __init__(self, folder: Path, layout: Mapping[str, Layout], shard_bytes: int | None = None) -> None:
+        """Creates the files in `folder`, with the tensors of `layout` in its order; `SHARD_BYTES` each by default."""
+        self._layout = layout
+        self._places: dict[str, tuple[int, int]] = {}
+        self._handles: list[int] = []
+        self._written = dict.fromkeys(layout, 0)
+        codes = {kind: code for code, kind in DTYPES.items()}
+        shards = _split(layout, shard_bytes or SHARD_BYTES)
+        weight_map: dict[str, str] = {}
+        for number, names in enumerate(shards):
+            file = "model.safetensors"
+            if len(shards) > 1:
+                file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+            header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+            at = 0
+            for name in names:
+                tensor = layout[name]
+                ends = [at, at + tensor.bytes]
+                header[name] = {"dtype": codes[tensor.dtype], "shape": list(tensor.shape), "data_offsets": ends}
+                at += tensor.bytes
+                weight_map[name] = file
+            text = json.dumps(header, separators=(",", ":")).encode()
+            text += b" " * (-len(text) % 8)
+            handle = os.open(folder / file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            self._handles.append(handle)
+            self._write(handle, memoryview(len(text).to_bytes(8, "little") + text), 0)
+            for name in names:
+                self._places[name] = (handle, 8 + len(text) + header[name]["data_offsets"][0])
+        if len(shards) > 1:
+            total = sum(tensor.bytes for tensor in layout.values())
+            files.write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+    def write(self, name: str, first_row: int, rows: Tensor) -> None:
+        """Put rows of a tensor in their place, in the dtype of the file."""
+        handle, start = self._places[name]
+        tensor = self._layout[name]
+        stored = rows.to(tensor.dtype).contiguous()
+        row = math.prod(tensor.shape[1:]) * tensor.dtype.itemsize
+        self._write(handle, stored.view(-1).view(torch.uint8).numpy().data, start + first_row * row)
+        self._written[name] += stored.numel()
+
+    def close(self) -> None:
+        """Raises ValueError when not every row was written once."""
+        self.abandon()
+        for name, tensor in self._layout.items():
+            if self._written[name] != math.prod(tensor.shape):
+                raise ValueError(f"{name} was written in part")
+
+    def abandon(self) -> None:
+        while self._handles:
+            os.close(self._handles.pop())
+
+    def _write(self, handle: int, view: memoryview, start: int) -> None:
+        done = 0
+        try:
+            while done < len(view):
+                done += os.pwrite(handle, view[done:], start + done)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise disk_full() from error
+            raise
+
+
+def disk_full(needed: int | None = None, free: int | None = None) -> KinfolkError:
+    """What to say when there is no room for the target."""
+    if needed is None or free is None:
+        return KinfolkError("the disk is full; nothing was kept", fix="free space there, or give another target")
+    return KinfolkError(
+        f"the target takes {needed:,} bytes, and {free:,} are free", fix="free space there, or give another target"
+    )
+
+
+def _shards(folder: Path) -> list[tuple[Path, set[str]]]:
+    """The files of a checkpoint, each with the tensors that an index says are in it."""
+    index = folder / INDEX
+    if not index.is_file():
+        single = folder / "model.safetensors"
+        if single.is_file():
+            return [(single, set())]
+        found = sorted(folder.glob("*.safetensors"))
+        if not found:
+            raise _no_weights(folder)
+        if len(found) > 1:
+            raise KinfolkError(
+                f"there are {len(found)} safetensors files and no {INDEX}", where=str(folder), fix="copy the index too"
+            )
+        return [(found[0], set())]
+    try:
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+        by_file: dict[str, set[str]] = {}
+        for name, file in weight_map.items():
+            by_file.setdefault(file, set()).add(name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise KinfolkError("the index is damaged: no weight_map in it", where=str(index), fix=_COPY_AGAIN) from error
+    for file in by_file:
+        if not isinstance(file, str) or Path(file).name != file:
+            raise KinfolkError(f"{file!r} is no file of this folder", where=str(index), fix=_COPY_AGAIN)
+        if not (folder / file).is_file():
+            raise KinfolkError(
+                "the file is missing, and the index names it", where=str(folder / file), fix="copy it there"
+            )
+    return [(folder / file, names) for file, names in sorted(by_file.items())]
+
+
+def _no_weights(folder: Path) -> KinfolkError:
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+        return KinfolkError(
+            "the weights are a pickle, which can run any code when it is loaded, and no safetensors are here",
+            where=str(folder),
+            fix="convert it where you trust it: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)",
+        )
+    return KinfolkError("the folder holds no weights (*.safetensors)", where=str(folder), fix="copy them there")
+
+
+def _read_header(file: OpenFile) -> dict[str, Entry]:
+    where, size = str(file.path), file.size()
+    length = int.from_bytes(file.read_bytes(0, 8), "little") if size >= 8 else size
+    if size < 8 or length > _LONGEST_HEADER:
+        raise KinfolkError("is no safetensors file: its header has no sensible length", where=where, fix=_COPY_AGAIN)
+    if 8 + length > size:
+        raise KinfolkError(
+            f"is truncated in its header: {size:,} bytes of at least {8 + length:,}", where=where, fix=_COPY_AGAIN
+        )
+    try:
+        header = json.loads(file.read_bytes(8, length))
+        entries = {
+            str(name): Entry(
+                file, str(name), DTYPES.get(each["dtype"], torch.uint8), tuple(map(int, each["shape"])), 8 + length + at
+            )
+            for name, each in header.items()
+            if name != "__metadata__"
+            for at in (int(each["data_offsets"][0]),)
+        }
+        ends = {name: 8 + length + int(each["data_offsets"][1]) for name, each in header.items() if name in entries}
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise KinfolkError("is no safetensors file, or its header is damaged", where=where, fix=_COPY_AGAIN) from error
+    at = 8 + length
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, ends[item[0]])):
+        size_fits = header[name]["dtype"] not in DTYPES or ends[name] - at == entry.bytes
+        if entry.start != at or ends[name] < at or not size_fits or min(entry.shape, default=0) < 0:
+            raise KinfolkError(
+                f"its header is damaged: {name} does not lie where it must", where=where, fix=_COPY_AGAIN
+            )
+        at = ends[name]
+    if at > size:
+        raise KinfolkError(f"is truncated: {size:,} bytes of {at:,}", where=where, fix=_COPY_AGAIN)
+    if at < size:
+        raise KinfolkError(f"has {size - at:,} bytes too many", where=where, fix=_COPY_AGAIN)
+    return entries
+
+
+def _split(layout: Mapping[str, Layout], shard_bytes: int) -> list[list[str]]:
+    """Names in order, as many to a file as fit into it, and one at least."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, tensor in layout.items():
+        if shards[-1] and filled + tensor.bytes > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += tensor.bytes
+    return shards
