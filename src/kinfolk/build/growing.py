@@ -1,7 +1,7 @@
 """Grow the training checkpoint of a stage, optimizer state included, into one of its own."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from kinfolk.growth.configs import Changes, child_config, child_sizes
 from kinfolk.growth.memory import peak_memory_bytes
 from kinfolk.plan.stages import Dynamics, Operator
 from kinfolk.train import checkpoint
-from kinfolk.train.checkpoint import Position
 from kinfolk.train.engine import alone
 
 
@@ -66,7 +65,7 @@ def grow_stage(source: Path, target: Path, changes: Changes, operator: Operator,
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     with files.new_directory(target) as unfinished:
-        position = Position(0, checkpoint.position_of(saved).sequences)
+        position = replace(checkpoint.position_of(saved), step=0, seconds=0.0)
         checkpoint.save(unfinished / "checkpoints", tensors, position, alone())
         after.save_pretrained(unfinished)
         files.write_json(unfinished / "growth.json", record)

@@ -78,7 +78,8 @@ def grow_checkpoint(
         job = prepare(parent, changes, operator, dtype)
         refuse_target(target, source, job.target_bytes)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with files.new_directory(target) as folder, ThreadPoolExecutor(1) as beside:
+        # Not flushed: what is made from a file that stays can be made again, and a disk may take minutes for it.
+        with files.new_directory(target, flush=False) as folder, ThreadPoolExecutor(1) as beside:
             hashes = beside.submit(lineage.parent_hashes, parent)
             job.config.save_pretrained(folder)
             copy_along(source, folder)
