@@ -10,8 +10,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "growth"))
 from checkpoints import contents, save
+from micro import RecordingView, family
 from typer.testing import CliRunner
 
+from kinfolk.build.build import build
 from kinfolk.cli.app import app
 from kinfolk.errors import KinfolkError
 
@@ -109,3 +111,20 @@ def test_the_command_prints_errors_without_a_traceback(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert "error: nowhere: there is no such folder\n  fix: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_probe_ranks_ways_and_grows_in_the_best(tmp_path: Path) -> None:
+    loaded = family(tmp_path)
+    build(loaded, tmp_path / "run", RecordingView())
+    source, wide = tmp_path / "run" / "members" / "small", "intermediate_size=64"
+    asked = ("--to", wide, "--probe", tmp_path / "family.yaml", "--probe-steps", "4", "--json")
+    printed = json.loads(grow(source, tmp_path / "target", *asked))
+    losses = [each["loss"] for each in printed["probe"]]
+    assert losses == sorted(losses) and len(set(losses)) > 1
+    # The family's default is zero-padding; a candidate of another name says its width in it.
+    best = printed["probe"][0]["name"]
+    assert printed["operator"]["width"] == ("zero_pad" if best == "default" else best.split("-")[0])
+    assert json.loads((tmp_path / "target" / "config.json").read_text())["intermediate_size"] == 64
+    assert (tmp_path / "target.probe" / "ledger.jsonl").exists()
+    assert "there already" in refused(source, tmp_path / "target", *asked).problem
+    assert "Hugging Face" in refused(tmp_path / "run" / "stages" / "small", tmp_path / "other", *asked).problem

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from kinfolk.build.build import build
 from kinfolk.build.run import BuildView, open_run
@@ -16,22 +16,27 @@ from kinfolk.family.load import LoadedFamily
 from kinfolk.family.recipe import Growth
 from kinfolk.family.shapes import Shape
 from kinfolk.family.spec import Member, Model
-from kinfolk.growth.sizes import sizes_of_config, with_fields
+from kinfolk.growth.configs import Changes, child_sizes, read_config
+from kinfolk.growth.sizes import sizes_of_config
 from kinfolk.plan.probe import probe
-from kinfolk.plan.stages import Load
+from kinfolk.plan.stages import Load, Operator
 from kinfolk.train.monitor import read_metrics
 
-CANDIDATES: Mapping[str, dict[str, Any]] = {
-    "energy_split": {},
-    "energy_split-uneven": {"noise": 0.0, "split": "uneven"},
+WIDTHS: Mapping[str, dict[str, Any]] = {
+    "energy_split": {"width": "energy_split"},
+    "energy_split-uneven": {"width": "energy_split", "split": "uneven", "noise": 0.0},
     "lemon": {"width": "lemon"},
-    "zero_pad": {"width": "zero_pad"},
     "aki": {"width": "aki"},
-    "stack": {"depth": "stack"},
+}
+DEPTHS: Mapping[str, dict[str, Any]] = {
+    "zero_exit-copied": {"block": "copied"},
     "zero_exit-even": {"placement": "even"},
+    "stack": {"depth": "stack"},
     "interpolate": {"depth": "interpolate"},
 }
-"""What is tried, by name: the fields of `growth` in a family file that differ from the defaults."""
+"""What is tried beside the defaults, by name: the fields of `growth` in a family file that differ from them."""
+
+DEFAULT = "default"
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Candidate:
 def probe_growth(
     loaded: LoadedFamily,
     source: str,
-    changes: dict[str, int | bool],
+    changes: Changes,
     steps: int,
     folder: Path,
     view: BuildView,
@@ -63,16 +68,22 @@ def probe_growth(
     `changes` are the sizes that grow, named as in a config. `folder` is a run directory; a probe that was stopped goes
     on in it. Raises KinfolkError for what the family or the checkpoint does not allow.
     """
-    config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    config = read_config(Path(source))
     model = _model_of(config, loaded, source)
-    sizes = sizes_of_config(config)
-    parent, child = sizes.shape, with_fields(sizes, changes).shape
-    candidates = candidates_between(parent, child)
+    parent, child = sizes_of_config(config), child_sizes(config, changes, Operator())
+    if child.vocab_size != parent.vocab_size:
+        raise KinfolkError(
+            "a probe keeps the vocabulary", where="--to: vocab_size", fix="grow the vocabulary without --probe"
+        )
+    candidates = candidates_between(parent.shape, child.shape)
     if len(candidates) < 2:
         raise KinfolkError("parent and child have the same shape", fix="give a larger shape with --to")
     family = loaded.family
     tokens = float(steps * family.recipe.tokens_per_step)
-    members = [Member(name="source", shape=parent, tokens=1), Member(name="grown", shape=child, tokens=tokens)]
+    members = [
+        Member(name="source", shape=parent.shape, tokens=1),
+        Member(name="grown", shape=child.shape, tokens=tokens),
+    ]
     changed = {
         "members": members,
         "strategy": "progressive",
@@ -112,15 +123,11 @@ def _model_of(config: PreTrainedConfig, loaded: LoadedFamily, source: str) -> Mo
 
 
 def candidates_between(parent: Shape, child: Shape) -> dict[str, Growth]:
-    """The candidates that differ for this step: those of width where the width grows, of depth where the depth does."""
+    """The candidates for a step: the defaults, other ways in width where it grows, and in depth where that does."""
     deeper = child.num_hidden_layers > parent.num_hidden_layers
     wider = child.model_copy(update={"num_hidden_layers": parent.num_hidden_layers}) != parent
-    found = {}
-    for name, fields in CANDIDATES.items():
-        is_of_depth = not fields.keys().isdisjoint({"depth", "placement"})
-        if (is_of_depth and deeper) or (not is_of_depth and wider) or (not fields and deeper):
-            found[name] = Growth.model_validate(fields)
-    return found
+    fields = {DEFAULT: dict[str, Any]()} | (dict(WIDTHS) if wider else {}) | (dict(DEPTHS) if deeper else {})
+    return {name: Growth.model_validate(each) for name, each in fields.items()}
 
 
 def _held_out(metrics: Path) -> dict[int, float]:

@@ -14,7 +14,9 @@ from kinfolk.cli.options import JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kinfolk.build.probe import Candidate
     from kinfolk.growth.checkpoint import Progress
+    from kinfolk.growth.configs import Changes
 
 
 def grow(
@@ -29,6 +31,7 @@ def grow(
     width: Annotated[str, typer.Option(help="energy_split, tile, fpi, aki, lemon or zero_pad.")] = "energy_split",
     depth: Annotated[str, typer.Option(help="zero_exit, stack, interpolate or middle.")] = "zero_exit",
     placement: Annotated[str, typer.Option(help="Of zero-exit blocks: top, even, or layers such as 2,5.")] = "top",
+    block: Annotated[str, typer.Option(help="What zero-exit blocks hold: copied or drawn matrices.")] = "copied",
     split: Annotated[str, typer.Option(help="Shares of the copies of a unit: even or uneven.")] = "even",
     noise: Annotated[float, typer.Option(help="Zero-sum noise, in standard deviations of each tensor.")] = 1.0,
     snr: Annotated[float | None, typer.Option(help="Signal-to-noise ratio in dB; takes the place of --noise.")] = None,
@@ -41,6 +44,11 @@ def grow(
     verify_dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.")] = "float32",
     text: Annotated[Path | None, typer.Option(help="UTF-8 text to verify on; by default a built-in one.")] = None,
     optimizer: Annotated[str, typer.Option(help="Of a training checkpoint: carry, asymmetric or reset.")] = "carry",
+    probe: Annotated[
+        str | None,
+        typer.Option(metavar="FAMILY", help="Try ways of growing on a family's data first, and take the best."),
+    ] = None,
+    probe_steps: Annotated[int, typer.Option(min=1, help="Steps that --probe trains each way for.")] = 200,
     json_: JsonOption = False,
 ) -> None:
     """Make a larger checkpoint of a checkpoint, and prove what was preserved."""
@@ -50,15 +58,27 @@ def grow(
     with console.status("starting"):
         import torch
 
+        from kinfolk.errors import KinfolkError
+        from kinfolk.growth.checkpoint import refuse_target
         from kinfolk.growth.compare import ClaimError
         from kinfolk.growth.product import GrowthFailedError, grow_checkpoint
         from kinfolk.growth.request import changes_for, dtype_named, dynamics_with, is_stage, operator_from
+        from kinfolk.plan.strategies import operator_of
 
-        operator = operator_from(width, depth, placement, split, noise, snr, seed)
+        operator = operator_from(width, depth, placement, block, split, noise, snr, seed)
         dynamics = dynamics_with(optimizer)
         verified_in = dtype_named(verify_dtype, "--verify-dtype", (torch.float32, torch.float64, torch.bfloat16))
         stored_in = dtype_named(dtype, "--dtype") if dtype is not None else None
         changes = changes_for(to)
+    probed: list[Candidate] = []
+    if probe is not None:
+        if is_stage(source):
+            raise KinfolkError(
+                "a probe starts from a Hugging Face checkpoint", where="--probe", fix="give RUN/members/MEMBER"
+            )
+        refuse_target(target, source, 0)
+        probed = _probe(source, target, changes, probe, probe_steps, console)
+        operator = operator_of(probed[0].growth, seed)
     try:
         if is_stage(source):
             with console.status("growing weights and optimizer state"):
@@ -83,7 +103,33 @@ def grow(
             print(json.dumps(failure.growth.to_dict(), indent=2, allow_nan=False))
         print(f"error: {failure}", file=sys.stderr)
         raise typer.Exit(1) from failure
-    _show(result | {"target": str(target)}, json_)
+    trials = [{"name": each.name, "loss": each.loss, "losses": each.losses} for each in probed]
+    _show(result | {"target": str(target)} | ({"probe": trials} if trials else {}), json_)
+
+
+def _probe(
+    source: Path, target: Path, changes: "Changes", family: str, steps: int, console: "Console"
+) -> "list[Candidate]":
+    """Train every candidate from `source` in a run directory beside the target, and show how they rank."""
+    from rich.table import Table
+
+    from kinfolk.build.probe import probe_growth
+    from kinfolk.build.view import LiveView
+    from kinfolk.family.load import load_family
+    from kinfolk.train.interruption import Interrupted
+
+    folder = target.with_name(target.name + ".probe")
+    try:
+        with LiveView(console) as view:
+            ranked = probe_growth(load_family(family), str(source), changes, steps, folder, view)
+    except Interrupted as stop:
+        console.print(f"stopped by {stop}; the same command goes on from there")
+        raise typer.Exit(128 + stop.number) from stop
+    table = Table("way of growing", "held-out loss", f"after {steps} steps, less the best")
+    for each in ranked:
+        table.add_row(each.name, f"{each.loss:.4f}", f"{each.loss - ranked[0].loss:+.4f}")
+    console.print(table)
+    return ranked
 
 
 @contextmanager

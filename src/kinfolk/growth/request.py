@@ -18,12 +18,13 @@ def is_stage(source: Path) -> bool:
 
 
 def operator_from(
-    width: str, depth: str, placement: str, split: str, noise: float, snr: float | None, seed: int
+    width: str, depth: str, placement: str, block: str, split: str, noise: float, snr: float | None, seed: int
 ) -> Operator:
     """An operator by the names of its parts; KinfolkError for a name that is none."""
     for option, value, known in (
         ("--width", width, get_args(WidthRule)),
         ("--depth", depth, get_args(DepthRule)),
+        ("--block", block, ("copied", "drawn")),
         ("--split", split, ("even", "uneven")),
     ):
         if value not in known:
@@ -32,7 +33,7 @@ def operator_from(
         raise KinfolkError(f"{noise} is no strength of noise", where="--noise", fix="use 0 or more")
     if snr is not None and not abs(snr) <= 200:
         raise KinfolkError(f"{snr} dB is out of range", where="--snr", fix="use -200 to 200; 10 is what was published")
-    parts: Any = {"width": width, "depth": depth, "split": split}
+    parts: Any = {"width": width, "depth": depth, "block": block, "split": split}
     return Operator(**parts, placement=_placement(placement), noise=noise, snr=snr, seed=seed)
 
 

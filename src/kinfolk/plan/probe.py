@@ -47,9 +47,7 @@ def _from_checkpoint(family: Family, parent: Load, plans: Mapping[str, Plan], st
         assert isinstance(stage.source, Grow)
         dynamics = replace(stage.source.dynamics, optimizer="reset")
         grown.append(replace(stage, source=replace(stage.source, stage=loaded.name, dynamics=dynamics)))
-    return Plan(
-        family.name, "probe", (replace(loaded, rate=replace(loaded.rate, warmup_steps=0, decay_steps=0)), *grown)
-    )
+    return Plan(family.name, "probe", (loaded, *grown))
 
 
 def _candidate(stage: Stage, name: str, steps: int | None) -> Stage:

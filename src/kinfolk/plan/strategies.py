@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from kinfolk.errors import KinfolkError
+from kinfolk.family.recipe import Growth
 from kinfolk.family.spec import Family
 from kinfolk.plan.costs import six_nd, stage_tokens
 from kinfolk.plan.stages import Continue, Dynamics, Grow, Operator, Patch, Plan, Rate, Scratch, Source, Stage, Token
@@ -195,10 +196,9 @@ def _long_enough_to_split(stage: Stage, tokens_per_step: int) -> Stage:
     return replace(stage, steps=steps, tokens=steps * tokens_per_step)
 
 
-def _grow(family: Family, parent: Stage, index: int) -> Grow:
-    """How the parent becomes member `index`."""
-    growth = family.growth
-    operator = Operator(
+def operator_of(growth: Growth, seed: int) -> Operator:
+    """The operator that the `growth` of a family file asks for."""
+    return Operator(
         width=growth.width,
         depth=growth.depth,
         placement=growth.placement,
@@ -206,12 +206,17 @@ def _grow(family: Family, parent: Stage, index: int) -> Grow:
         split=growth.split,
         noise=growth.noise,
         snr=growth.snr,
-        seed=family.recipe.seed + index,
+        seed=seed,
     )
+
+
+def _grow(family: Family, parent: Stage, index: int) -> Grow:
+    """How the parent becomes member `index`."""
+    growth = family.growth
     dynamics = Dynamics(
         optimizer=growth.optimizer,
         rates=growth.rates,
         rewarm_factor=growth.rewarm_factor,
         rewarm_steps=growth.rewarm_steps,
     )
-    return Grow(parent.name, operator, dynamics)
+    return Grow(parent.name, operator_of(growth, family.recipe.seed + index), dynamics)
