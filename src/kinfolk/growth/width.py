@@ -22,8 +22,8 @@ zero_pad      Nothing is copied: what writes a new unit or what reads it is zero
 Copies with equal shares and no noise get equal gradients for ever (the symmetry lock), so readers of copied units get
 **zero-sum noise**: independent normal draws with standard deviation `noise` times that of the child's tensor (of the
 entries that are copies), minus their mean over the copies of each old unit, row by row. The function does not change.
-What remains after the
-subtraction has the standard deviation `noise` x sqrt((c - 1)/c) of the tensor's; units without a second copy get none.
+What remains after the subtraction has the standard deviation `noise` x sqrt((c - 1)/c) of the tensor's; units without a
+second copy get none.
 `split="uneven"` breaks the lock as well: copy 1, 2, ... of a unit is read in the proportion 1 : 2 : ...
 """
 
