@@ -12,7 +12,6 @@ from kinfolk.cli.options import JsonOption
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kinfolk.laws.loss import LossLaw
     from kinfolk.laws.runs import RunTable
 
 laws = typer.Typer(
@@ -83,9 +82,10 @@ def predict(
     json_: JsonOption = False,
 ) -> None:
     """Forecast a loss with its interval, and what its split of compute costs against the optimal one."""
+    from kinfolk.laws.choose import named_law
     from kinfolk.laws.forecast import predict_document
 
-    document = predict_document(_law(law), parameters, tokens, compute, unique)
+    document = predict_document(named_law(law), parameters, tokens, compute, unique)
     if json_:
         print(json.dumps(document, indent=2, allow_nan=False))
         return
@@ -161,15 +161,6 @@ def _table(runs: list[Path], where: list[str], counting: str | None, **columns: 
         case None | "total" | "non_embedding":
             return read_runs(runs, Choice(**columns), only=only, counting=counting)
     raise KinfolkError(f"{counting!r} is no way of counting", where="--counting", fix="choose total or non_embedding")
-
-
-def _law(name: str) -> "LossLaw":
-    """A published law, or that in a file: a name with a suffix or a folder in it is a file."""
-    from kinfolk.laws.loss import load_law
-    from kinfolk.laws.published import published_law
-
-    path = Path(name)
-    return load_law(path) if path.exists() or path.suffix == ".json" else published_law(name)
 
 
 @contextmanager

@@ -11,6 +11,16 @@ SetOption = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, as in --set recipe.seed=3.")
 ]
 StrategyOption = Annotated[str | None, typer.Option(help="independent, progressive or trunk; overrides the file.")]
+LawOption = Annotated[
+    list[str],
+    typer.Option(
+        metavar="LAW",
+        help="Law of the forecasts: a file of `laws fit`, a published law, or runs to fit (repeatable).",
+    ),
+]
+BytesOption = Annotated[
+    float | None, typer.Option(metavar="BYTES", help="Bytes in a token, for bits per byte; measured in your own runs.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 
 

@@ -5,7 +5,9 @@ from typing import Any
 
 from kinfolk.family.shapes import parameter_count
 from kinfolk.family.spec import Family
+from kinfolk.laws.choose import ChosenLaw
 from kinfolk.plan.costs import matmul_flops_per_token, six_nd
+from kinfolk.plan.forecast import forecast_document
 from kinfolk.plan.stages import Continue, Grow, Load, Objective, Patch, Plan, Scratch, Source, Stage
 from kinfolk.plan.strategies import independent
 from kinfolk.plan.warnings import longest_reading, warnings_about
@@ -14,11 +16,13 @@ Flops = dict[str, float | None]
 """Training FLOPs as {"six_nd": …, "matmul": …}; matmul is None for a member without a shape."""
 
 
-def plan_document(family: Family, plan: Plan, train_tokens: int | None = None) -> dict[str, Any]:
+def plan_document(
+    family: Family, plan: Plan, train_tokens: int | None = None, law: ChosenLaw | None = None
+) -> dict[str, Any]:
     """The plan of a family with its costs: what `kinfolk plan --json` prints and plan.json holds.
 
     It is compared with each member trained alone at token level. `train_tokens` is what the training data holds, where
-    that is known.
+    that is known. With a `law` the loss of every member is forecast.
     """
     token_level = family.model_copy(update={"patch": None})
     alone = {stage.member: stage for stage in independent(token_level).stages}
@@ -46,6 +50,7 @@ def plan_document(family: Family, plan: Plan, train_tokens: int | None = None) -
         },
         "data": {"tokens_read": longest_reading(plan), "train_tokens": train_tokens},
         "warnings": warnings_about(family, plan, train_tokens),
+        "forecast": forecast_document(family, plan, law, train_tokens) if law else None,
         "stages": stages,
     }
 

@@ -1,0 +1,124 @@
+"""What `kinfolk plan` shows to people."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from kinfolk.build.view import duration
+from kinfolk.cli.numbers import short
+
+
+def print_comparison(name: str, rows: list[dict[str, Any]], gpu: str) -> None:
+    """Every strategy, without and with patches."""
+    title = f"{name}: what each way of building it costs, with decay_share {rows[0]['decay_share']:g}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("strategy")
+    table.add_column("patches")
+    for heading in ("6ND FLOPs", "of alone", "matmul FLOPs", "of alone", "tokens read", "steps", gpu):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        patch = row["patch"]
+        cells = [row["strategy"], f"{patch['size']}, {patch['members']}" if patch else "-"]
+        if row["refused"] is not None:
+            table.add_row(*cells, "not with this family file, see below")
+            continue
+        for kind in ("six_nd", "matmul"):
+            known = row["total"][kind] is not None
+            cells += [f"{row['total'][kind]:.3g}", f"{row['cost'][kind]:.1%}"] if known else ["-", "-"]
+        table.add_row(*cells, short(row["tokens_read"]), f"{row['steps']:,}", duration(row["gpu_seconds"]))
+    Console(width=None if Console().is_terminal else 140).print(table)
+    print("tokens read and steps are those of the longest line of stages; alone is each member alone at token level")
+    for message in dict.fromkeys(row["refused"] for row in rows if row["refused"]):
+        print(f"refused: {message}")
+    for message in dict.fromkeys(message for row in rows for message in row.get("warnings", [])):
+        print(f"warning: {message}")
+
+
+def print_plan(document: dict[str, Any]) -> None:
+    """Every stage, the sums, the forecasts, and the warnings."""
+    gpu = document["gpu"]
+    table = Table(title=f"{document['family']}: {document['strategy']}", title_justify="left")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("from", no_wrap=True)
+    for heading in ("reads", "layers x hidden", "parameters", "non-emb.", "tokens", "steps", "peak rate"):
+        table.add_column(heading, justify="right")
+    for heading in ("6ND FLOPs", "matmul FLOPs", "share", "here", f"{gpu['name']} @ {gpu['utilisation']:.0%}"):
+        table.add_column(heading, justify="right")
+    for stage in document["stages"]:
+        shape, parameters, flops = stage["shape"], stage["parameters"], stage["flops"]
+        table.add_row(
+            stage["name"],
+            stage["parent"] or "scratch",
+            f"patches of {stage['objective']['size']}" if stage["objective"]["kind"] == "patch" else "tokens",
+            f"{shape['num_hidden_layers']} x {shape['hidden_size']}" if shape else "-",
+            short(parameters["total"] if shape else parameters["counted"]),
+            short(parameters["non_embedding"]) if shape else "-",
+            short(stage["tokens"]),
+            f"{stage['steps']:,}",
+            f"{stage['rate']['peak']:.3g}",
+            f"{flops['six_nd']:.3g}",
+            f"{flops['matmul']:.3g}" if flops["matmul"] else "-",
+            f"{stage['share']:.1%}",
+            duration(stage["machine_seconds"]),
+            duration(stage["gpu_seconds"]),
+        )
+    console = Console(width=None if Console().is_terminal else 200)
+    console.print(table)
+    total, alone = document["total"], document["independent"]
+    for kind, name in (("six_nd", "6ND"), ("matmul", "matmul")):
+        if total[kind]:
+            saving = document["savings"][kind]
+            print(f"total {total[kind]:.4g} FLOPs ({name}); each alone {alone[kind]:.4g}; saving {saving:.1%}")
+    print(
+        f"about {duration(document['machine']['seconds'])} on this machine, {duration(gpu['seconds'])} on one "
+        f"{gpu['name']} at {gpu['utilisation']:.0%} of its peak"
+    )
+    print(f"the longest line of stages reads {short(document['data']['tokens_read'])} tokens")
+    print_forecasts(document["forecast"])
+    for warning in document["warnings"]:
+        print(f"warning: {warning}")
+
+
+def print_forecasts(forecast: dict[str, Any]) -> None:
+    """The loss of every member with its interval, and what the law is."""
+    law = forecast["law"]
+    table = Table(title=f"forecast by {law['name']}, {law['unit']}", title_justify="left")
+    table.add_column("member", no_wrap=True)
+    for heading in ("parameters", "worth tokens alone", "per parameter", "loss", "90 % interval"):
+        table.add_column(heading, justify="right")
+    for heading in ("bits per byte", "90 % interval", "in the law's range"):
+        table.add_column(heading, justify="right")
+    for member in forecast["members"]:
+        within = member["within_fitted_range"]
+        table.add_row(
+            member["member"],
+            "-" if member["parameters"] is None else short(member["parameters"]),
+            "-" if member["tokens"] is None else short(member["tokens"]),
+            "-" if member["ratio"] is None else f"{member['ratio']:.3g}",
+            *_between(member["loss"], member["low"], member["high"]),
+            *_between(member["bits_per_byte"], member["bits_low"], member["bits_high"]),
+            "unknown" if within is None else "yes" if within else "no",
+        )
+    Console(width=None if Console().is_terminal else 140).print(table)
+    if law["bytes_per_token"]:
+        print(f"bits per byte at {law['bytes_per_token']:.3g} bytes a token ({law['bytes_basis']})")
+    held = "not back-tested"
+    if law["coverage"] is not None:
+        held = f"in back-tests such intervals held {law['coverage']:.0%} of {law['coverage_runs']} hidden runs"
+    basis = {"rolling hold-out": "calibrated by hiding larger runs", "assumed": "an assumption", None: "none"}
+    print(f"N counts {law['counting']} parameters; interval: {basis[law['interval_basis']]}, {held}")
+    for note in forecast["notes"]:
+        print(f"note: {note}")
+    said: dict[str, list[str]] = {}
+    for member in forecast["members"]:
+        for caution in member["cautions"]:
+            said.setdefault(caution, []).append(member["member"])
+    for caution, names in said.items():
+        print(f"note: {', '.join(names)}: {caution}")
+
+
+def _between(value: float | None, low: float | None, high: float | None) -> tuple[str, str]:
+    """A loss with its interval, as cells."""
+    shown = "-" if value is None else f"{value:.3f}"
+    return shown, "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"

@@ -1,0 +1,180 @@
+"""What loss the members of a plan will reach, by a law: every forecast with its interval and what it takes for granted.
+
+A law knows models that were trained alone on tokens. What a stage inherits is turned into tokens by the budget rule of
+arXiv 2504.00623, the same by which the plan spares it: a parent's compute, times the family's credit, over 6 N.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kinfolk.errors import KinfolkError
+from kinfolk.family.shapes import parameter_count
+from kinfolk.family.spec import Family
+from kinfolk.laws.choose import ChosenLaw
+from kinfolk.laws.forecast import TUNING_LIMIT
+from kinfolk.laws.loss import LossLaw
+from kinfolk.laws.repeated import effective_tokens
+from kinfolk.plan.stages import Continue, Grow, Patch, Plan, Stage
+
+
+@dataclass(frozen=True)
+class MemberForecast:
+    """The loss that one member is expected to reach. Losses are in the law's unit; None where the law cannot say."""
+
+    member: str
+    stage: str
+    parameters: float | None
+    """N as the law counts it; None for a member whose bare size is counted in another way."""
+    tokens: float | None
+    """New tokens after which the member alone would be as good, by the budget rule."""
+    ratio: float | None
+    """Those tokens per parameter."""
+    loss: float | None
+    low: float | None
+    high: float | None
+    level: float
+    bits_per_byte: float | None
+    bits_low: float | None
+    bits_high: float | None
+    within_fitted_range: bool | None
+    cautions: tuple[str, ...]
+
+
+def forecast_members(
+    family: Family, plan: Plan, chosen: ChosenLaw, unique_tokens: float | None = None
+) -> list[MemberForecast]:
+    """A forecast for each stage that finishes a member, in the plan's order.
+
+    With `unique_tokens` fewer than a lineage reads, repetitions count for less (arXiv 2305.16264, its term for tokens;
+    that for excess parameters is left out, because it is not 0 where nothing repeats).
+    """
+    return [_forecast(family, plan, stage, chosen, unique_tokens) for stage in plan.stages if stage.member]
+
+
+def forecast_document(
+    family: Family, plan: Plan, chosen: ChosenLaw, unique_tokens: float | None = None
+) -> dict[str, Any]:
+    """The forecasts as JSON, with all that is to be said of the law."""
+    law = chosen.law
+    calibration = law.calibration
+    return {
+        "law": {
+            "name": law.name,
+            "standing": law.standing,
+            "source": law.source,
+            "counting": law.counting,
+            "unit": law.unit,
+            "interval_basis": calibration.basis if calibration else None,
+            "coverage": calibration.coverage if calibration else None,
+            "coverage_runs": calibration.coverage_runs if calibration else 0,
+            "bytes_per_token": chosen.bytes_per_token,
+            "bytes_basis": chosen.bytes_basis,
+        },
+        "credit": family.parent_credit,
+        "notes": list(chosen.notes),
+        "members": [asdict(member) for member in forecast_members(family, plan, chosen, unique_tokens)],
+    }
+
+
+def _forecast(
+    family: Family, plan: Plan, stage: Stage, chosen: ChosenLaw, unique_tokens: float | None
+) -> MemberForecast:
+    law = chosen.law
+    lineage = plan.lineage(stage.name)
+    sizes = [_counted(family, ancestor, law) for ancestor in lineage]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        caution = (
+            f"the law counts {law.counting} parameters, and the family's bare sizes are {family.counted_parameters}"
+        )
+        return _unknown(stage, None, None, caution)
+    size, tokens = known[-1], _worth(family, lineage, known, unique_tokens, in_patches=False)
+    patched = any(isinstance(part.objective, Patch) and part.objective.size > 1 for part in lineage)
+    cautions = []
+    if any(isinstance(part.source, Grow) for part in lineage):
+        share = "as much as" if family.parent_credit == 1 else f"{family.parent_credit:g} times"
+        cautions.append(f"takes a parent's compute to be worth {share} the member's own")
+    loss = law.predict(size, tokens)
+    low, high = law.interval(size, tokens) or (None, None)
+    if patched:
+        # A patch is worth at least one token and at most as many as it holds.
+        fewest = _worth(family, lineage, known, unique_tokens, in_patches=True)
+        _, high = law.interval(size, fewest) or (None, None)
+        cautions.append("patch tokens are taken for whole tokens, an upper bound; the interval's other end is patches")
+    if not math.isfinite(loss):
+        raise KinfolkError(f"the law forecasts {loss} for {stage.member}", where=f"law {law.name}", fix="fit it again")
+    if law.unit == "nats per token" and family.embedding_rows and loss > math.log(family.embedding_rows):
+        caution = f"the law says {loss:.3g}, which is worse than guessing among {family.embedding_rows:,} tokens"
+        return _unknown(stage, size, tokens, f"{caution}: it knows nothing of such small models")
+    within = law.forecast(size, tokens).within_fitted_range
+    if within is False:
+        cautions.append("is outside the range of the law's runs")
+    if unique_tokens and sum(part.tokens for part in lineage) > unique_tokens:
+        cautions.append("repeated tokens count for less (arXiv 2305.16264)")
+    if tokens / size > TUNING_LIMIT:
+        cautions.append(
+            f"has more than {TUNING_LIMIT:,.0f} tokens per parameter: fine-tuning has been seen to suffer beyond "
+            "(arXiv 2503.19206)"
+        )
+    bits = [None if value is None else _bits(law, chosen.bytes_per_token, value) for value in (loss, low, high)]
+    level = law.calibration.level if law.calibration else 0.9
+    return MemberForecast(
+        member=str(stage.member),
+        stage=stage.name,
+        parameters=size,
+        tokens=tokens,
+        ratio=tokens / size,
+        loss=loss,
+        low=low,
+        high=high,
+        level=level,
+        bits_per_byte=bits[0],
+        bits_low=bits[1],
+        bits_high=bits[2],
+        within_fitted_range=within,
+        cautions=tuple(cautions),
+    )
+
+
+def _unknown(stage: Stage, size: float | None, tokens: float | None, caution: str) -> MemberForecast:
+    ratio = tokens / size if tokens and size else None
+    nothing = (None,) * 3
+    return MemberForecast(
+        str(stage.member), stage.name, size, tokens, ratio, *nothing, 0.9, *nothing, None, cautions=(caution,)
+    )
+
+
+def _worth(
+    family: Family, lineage: tuple[Stage, ...], sizes: list[float], unique_tokens: float | None, in_patches: bool
+) -> float:
+    """New tokens after which the last stage's model alone would be as good; a patch counts as one, or as it holds.
+
+    All stages of a lineage read on in the same data, so what repeats is the sum of what they read.
+    """
+    tokens, before = 0.0, sizes[0]
+    for part, size in zip(lineage, sizes, strict=True):
+        if not isinstance(part.source, Continue):
+            tokens *= family.parent_credit * before / size
+        tokens += part.positions if in_patches else part.tokens
+        before = size
+    read = sum(part.tokens for part in lineage)
+    return tokens * effective_tokens(read, unique_tokens) / read if unique_tokens and read else tokens
+
+
+def _counted(family: Family, stage: Stage, law: LossLaw) -> float | None:
+    """A stage's N as the law counts it; None where the shape is not known and the family counts otherwise."""
+    if law.counting == family.counted_parameters:
+        return stage.parameters
+    if stage.shape is None:
+        return None
+    count = parameter_count(stage.shape, family.embedding_rows, family.model.architecture)
+    return float(count.total if law.counting == "total" else count.non_embedding)
+
+
+def _bits(law: LossLaw, bytes_per_token: float | None, loss: float) -> float | None:
+    if law.unit == "bits per byte":
+        return loss
+    if law.unit != "nats per token" or bytes_per_token is None:
+        return None
+    return loss / math.log(2) / bytes_per_token
