@@ -1,0 +1,204 @@
+"""A designed family as JSON: every member with its prices, what held the design, and what it costs in every unit."""
+
+from typing import Any
+
+from kinfolk.errors import KinfolkError
+from kinfolk.family.shapes import parameter_count
+from kinfolk.laws.choose import ChosenLaw
+from kinfolk.laws.loss import LossLaw
+from kinfolk.laws.rates import rate_rules, spread
+from kinfolk.laws.serving import cheapest_to_serve
+from kinfolk.plan.compare import compare_strategies
+from kinfolk.plan.design import Design, serving_flops
+from kinfolk.plan.document import plan_document
+from kinfolk.plan.family_file import family_fields
+from kinfolk.plan.machines import ENERGY_OVERHEAD, GPU_MEMORY
+from kinfolk.plan.memory import memory_by_part
+
+
+def design_document(made: Design, chosen: ChosenLaw) -> dict[str, Any]:
+    """What `kinfolk design --json` prints."""
+    wish, family = made.wish, made.family
+    unique = None if wish.unique_tokens is None else round(wish.unique_tokens)
+    plan = plan_document(family, made.plan, unique, chosen)
+    forecasts = {member["member"]: member for member in plan["forecast"]["members"]}
+    members = [_member(made, index, forecasts[member.name], chosen.law) for index, member in enumerate(family.members)]
+    served = serving_flops(wish, [family.parameters(member) for member in family.members])
+    spent = plan["total"][wish.budget.counting]
+    weights = wish.weights or (1.0,) * len(members)
+    losses = [member["forecast"]["loss"] for member in members]
+    known = [loss for loss in losses if loss is not None]
+    return {
+        "budget": {
+            "given": wish.budget.given,
+            "flops": wish.budget.flops,
+            "counting": wish.budget.counting,
+            "spent": spent + served,
+            "serving": served,
+            "left_share": max(0.0, 1 - (spent + served) / wish.budget.flops),
+        },
+        "strategy": family.strategy,
+        "objective": sum(w * loss for w, loss in zip(weights, known, strict=True)) / sum(weights)
+        if len(known) == len(losses)
+        else None,
+        "constraints": _constraints(made),
+        "members": members,
+        "cost": {**plan["total"], **wish.machines.cost(plan["total"]["matmul"])},
+        "machines": {
+            "gpu": wish.machines.gpu,
+            "gpus": wish.machines.gpus,
+            "utilisation": wish.machines.utilisation,
+            "price": wish.machines.price,
+            "energy_overhead": ENERGY_OVERHEAD,
+        },
+        "strategies": _strategies(made, unique, plan),
+        "cautions": _cautions(made, plan, members, spent + served),
+        "family": family_fields(family),
+        "plan": plan,
+    }
+
+
+def _member(made: Design, index: int, forecast: dict[str, Any], law: LossLaw) -> dict[str, Any]:
+    wish, family = made.wish, made.family
+    member = family.members[index]
+    assert member.shape is not None
+    count = parameter_count(member.shape, made.vocabulary, family.model.architecture)
+    tokens = family.tokens(member)
+    rules = rate_rules(count.non_embedding, tokens)
+    peaks, batches = spread(rules)
+    memory = memory_by_part(count.total, member.shape, family.model.context_length, wish.machines.gpus)
+    return {
+        "name": member.name,
+        "shape": member.shape.model_dump(),
+        "parameters": {"total": count.total, "non_embedding": count.non_embedding},
+        "tokens": tokens,
+        "ratio": tokens / count.total,
+        "peak_learning_rate": member.peak_learning_rate,
+        "tokens_per_step": family.recipe.tokens_per_step,
+        "rules": [
+            {"name": rule.name, "source": rule.source, "peak": rule.peak, "tokens_per_step": rule.tokens_per_step}
+            for rule in rules
+        ],
+        "rule_spread": {"peak": peaks, "tokens_per_step": batches},
+        "forecast": forecast,
+        "price": {
+            "effective_compute": _effective_compute(law, forecast),
+            "compute_law": 1.0,
+            "serving": _serving(law, forecast, wish.served[index] if wish.served else None),
+        },
+        "memory": {**memory, "fits": memory["total"] <= (wish.memory or GPU_MEMORY[wish.machines.gpu])},
+    }
+
+
+def _effective_compute(law: LossLaw, forecast: dict[str, Any]) -> float | None:
+    if forecast["loss"] is None or min(law.A, law.B, law.alpha, law.beta) <= 0:
+        return None
+    return law.effective_compute(forecast["parameters"], forecast["tokens"])
+
+
+def _serving(law: LossLaw, forecast: dict[str, Any], served: float | None) -> dict[str, float] | None:
+    """The size that would reach the member's loss at the least cost over its life (arXiv 2401.00448)."""
+    if served is None or forecast["loss"] is None or min(law.A, law.B, law.alpha, law.beta) <= 0:
+        return None
+    parameters, tokens = forecast["parameters"], forecast["tokens"]
+    best = cheapest_to_serve(law, forecast["loss"], served)
+    lifetime = 6 * parameters * tokens + 2 * parameters * served
+    return {
+        "served_tokens": served,
+        "serving_flops": 2 * parameters * served,
+        "cheapest_parameters": best.parameters,
+        "cheapest_tokens": best.tokens,
+        "lifetime_over_cheapest": lifetime / best.compute,
+    }
+
+
+def _constraints(made: Design) -> list[dict[str, Any]]:
+    """Every limit of the design in words, and whether it is what holds the design where it is."""
+    wish = made.wish
+    values: list[tuple[str, float | None, str]] = [
+        ("budget", wish.budget.flops, f"the family costs at most {wish.budget.given}"),
+        (
+            "deadline",
+            wish.deadline,
+            f"training takes at most {wish.deadline or 0:g} hours on {wish.machines.gpus} GPUs",
+        ),
+        (
+            "growth",
+            wish.growth,
+            f"each member has at least {wish.growth or 0:g} times the compute of the one before it",
+        ),
+        ("fewest", wish.fewest, f"each member has at least {wish.fewest or 0:g} tokens per parameter"),
+        ("most", wish.most, f"no member has more than {wish.most or 0:,.6g} tokens per parameter"),
+        (
+            "read",
+            wish.unique_tokens,
+            f"no line of stages reads the {wish.unique_tokens or 0:.4g} unique tokens more than {wish.epochs:g} times",
+        ),
+        ("memory", wish.memory, f"training takes at most {(wish.memory or 0) / 1e9:.4g} GB of each GPU"),
+        ("smallest", wish.smallest, f"the smallest member has at least {wish.smallest or 0:.4g} parameters"),
+        ("largest", wish.largest, f"the largest member has at most {wish.largest or 0:.4g} parameters"),
+    ]
+    return [
+        {"name": name, "value": value, "binding": name in made.binding, "text": text}
+        for name, value, text in values
+        if value is not None
+    ]
+
+
+def _strategies(made: Design, unique: int | None, plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the same members would cost by every strategy, with the saving of this one."""
+    rows = []
+    for row in compare_strategies(made.family, "the designed family", unique):
+        cost = None if row["refused"] else row["total"]
+        rows.append(
+            {
+                "strategy": row["strategy"],
+                "patch": row["patch"],
+                "refused": row["refused"],
+                "total": cost,
+                "saving_of_design": None if cost is None else 1 - plan["total"]["six_nd"] / cost["six_nd"],
+            }
+        )
+    return rows
+
+
+def _cautions(made: Design, plan: dict[str, Any], members: list[dict[str, Any]], spent: float) -> list[str]:
+    wish = made.wish
+    found = list(plan["warnings"])
+    if spent < 0.98 * wish.budget.flops:
+        held = ", ".join(name for name in made.binding if name != "budget") or "rounding to whole steps"
+        found.append(
+            f"{1 - spent / wish.budget.flops:.0%} of the budget is not spent; what holds the family is: {held}"
+        )
+    asked = [[rule["tokens_per_step"] for rule in member["rules"]] for member in members]
+    used = made.family.recipe.tokens_per_step
+    for member, rules in zip(members, asked, strict=True):
+        if not min(rules) / 2 <= used <= 2 * max(rules):
+            found.append(
+                f"the family's one batch of {used:,} tokens is far from the rules for {member['name']}, "
+                f"{min(rules):,.0f} to {max(rules):,.0f}"
+            )
+    heavy = [member["name"] for member in members if not member["memory"]["fits"]]
+    if heavy:
+        found.append(
+            f"{', '.join(heavy)} does not fit into the memory of {wish.machines.gpus} {wish.machines.gpu}, even with "
+            "one sequence at once: use more --gpus"
+        )
+    if wish.patch is not None:
+        found.append(
+            "the loss of patch-level training is on no published law: forecasts take patch tokens for whole tokens, "
+            "an upper bound of what they are worth"
+        )
+    return found
+
+
+def refuse_not_finite(document: Any, where: str = "the design") -> None:
+    """KinfolkError if a NaN or an infinity is anywhere in a document."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            refuse_not_finite(value, f"{where}.{key}")
+    elif isinstance(document, list):
+        for index, value in enumerate(document):
+            refuse_not_finite(value, f"{where}[{index}]")
+    elif isinstance(document, float) and not abs(document) < float("inf"):
+        raise KinfolkError(f"is {document}", where=where, fix="fit the law again, or choose another budget")
