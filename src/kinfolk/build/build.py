@@ -23,6 +23,7 @@ from kinfolk.errors import KinfolkError
 from kinfolk.family.load import LoadedFamily
 from kinfolk.growth.claims import refuse_plan
 from kinfolk.growth.dynamics import stage_rates
+from kinfolk.laws.choose import ChosenLaw
 from kinfolk.plan.document import objective_document, source_document, stage_flops
 from kinfolk.plan.stages import Stage
 from kinfolk.plan.strategies import Strategy, plan_family
@@ -34,10 +35,17 @@ from kinfolk.train.monitor import final_loss, read_metrics
 from kinfolk.train.stage import Trained, kept_checkpoints, loss_name, rows_of_rank, train_stage
 
 
-def build(loaded: LoadedFamily, folder: Path, view: BuildView, strategy: Strategy | None = None) -> None:
+def build(
+    loaded: LoadedFamily,
+    folder: Path,
+    view: BuildView,
+    strategy: Strategy | None = None,
+    law: ChosenLaw | None = None,
+) -> None:
     """Build every member of the family in the run directory `folder`, or what is still missing of it.
 
-    `strategy` makes the plan; by default the one that the family names.
+    `strategy` makes the plan; by default the one that the family names. With a `law`, or one from an earlier call,
+    every finished member is held against its forecast, and the rest is forecast anew.
 
     Under torchrun every process calls this. Raises KinfolkError for what the user can mend, and Interrupted after
     saving when a stop was asked for; the same call goes on from there. The processes other than the main one raise
@@ -50,7 +58,7 @@ def build(loaded: LoadedFamily, folder: Path, view: BuildView, strategy: Strateg
         if not engine.is_main:
             # They note a signal, tell the main process of it with the next step, and follow that.
             held.enter_context(interruption.deferred())
-        engine.on_main(lambda: _claim(loaded, folder, engine, view, held, strategy))
+        engine.on_main(lambda: _claim(loaded, folder, engine, view, held, strategy, law))
         run = open_run(loaded, folder, strategy)
         training, finishing = stages_to_train(run), unfinished_members(run)
         if not training and not finishing and run.ledger.events()[-1]["event"] == "build_finished":
@@ -74,7 +82,13 @@ def build(loaded: LoadedFamily, folder: Path, view: BuildView, strategy: Strateg
 
 
 def _claim(
-    loaded: LoadedFamily, folder: Path, engine: Engine, view: BuildView, held: ExitStack, strategy: Strategy
+    loaded: LoadedFamily,
+    folder: Path,
+    engine: Engine,
+    view: BuildView,
+    held: ExitStack,
+    strategy: Strategy,
+    law: ChosenLaw | None,
 ) -> None:
     """Take the run directory for this build until `held` closes, and prepare it; a refusal leaves no trace of it."""
     family = loaded.family
@@ -93,7 +107,7 @@ def _claim(
     folder.mkdir(parents=True, exist_ok=True)
     held.enter_context(only_build_in(folder))
     try:
-        begin_run(loaded, folder, view, strategy)
+        begin_run(loaded, folder, view, strategy, law)
     except BaseException:
         if not existed and not (folder / "data").exists():
             shutil.rmtree(folder, ignore_errors=True)

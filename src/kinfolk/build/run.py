@@ -16,11 +16,16 @@ from kinfolk.data.tokens import TokenStore
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import LoadedFamily, dump_family, first_difference, load_family, with_absolute_paths
 from kinfolk.family.spec import Family
+from kinfolk.laws.choose import ChosenLaw
+from kinfolk.laws.loss import save_law
 from kinfolk.plan.document import plan_document
 from kinfolk.plan.stages import Plan, Stage
 from kinfolk.plan.strategies import Strategy, plan_family
 from kinfolk.train import checkpoint
 from kinfolk.train.monitor import View
+
+LAW = "law.json"
+"""File of the law that a build's members are held against, if it has one."""
 
 
 class BuildView(View, Protocol):
@@ -58,7 +63,13 @@ class Run:
         return self.folder / "members" / name
 
 
-def begin_run(loaded: LoadedFamily, folder: Path, view: BuildView, strategy: Strategy = plan_family) -> None:
+def begin_run(
+    loaded: LoadedFamily,
+    folder: Path,
+    view: BuildView,
+    strategy: Strategy = plan_family,
+    law: ChosenLaw | None = None,
+) -> None:
     """Tokenise the data and write down the resolved family and plan, as far as that was not done before.
 
     A family that only has more members than the run was begun with extends it. KinfolkError for a folder that holds
@@ -77,11 +88,13 @@ def begin_run(loaded: LoadedFamily, folder: Path, view: BuildView, strategy: Str
     if added:
         _check_earlier_stages(record, settled, store, folder, strategy)
     if added or not record.exists():
-        document = plan_document(settled, strategy(settled), len(store.train))
+        document = plan_document(settled, strategy(settled), len(store.train), law)
         for warning in document["warnings"]:
             view.say(f"warning: {warning}")
         files.write_json(folder / "plan.json", document)
         files.write_text(record, dump_family(family))
+    if law is not None:
+        save_law(folder / LAW, law.law)
     if added:
         ledger.append("extended", members=added)
 

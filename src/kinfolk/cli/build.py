@@ -7,22 +7,25 @@ from typing import Annotated
 
 import typer
 
-from kinfolk.cli.options import FamilyArgument, SetOption, StrategyOption, with_strategy
+from kinfolk.cli.options import FamilyArgument, LawOption, SetOption, StrategyOption, with_strategy
 
 
 def build(
     family: FamilyArgument,
     run: Annotated[Path | None, typer.Option(help="Run directory; by default runs/NAME.", show_default=False)] = None,
     strategy: StrategyOption = None,
+    law: LawOption = [],  # noqa: B006 (typer copies it)
     set_: SetOption = [],  # noqa: B006 (typer copies it)
 ) -> None:
     """Build every member of a family, or go on with a build that was stopped or killed."""
     from rich.console import Console
 
     from kinfolk.family.load import load_family
+    from kinfolk.laws.choose import choose_law
 
     # The family first: a mistake in it is told at once, and not after the seconds that importing torch takes.
     loaded = load_family(family, with_strategy(set_, strategy))
+    chosen = choose_law(law) if law else None
 
     from kinfolk.build.build import build as build_family
     from kinfolk.build.view import LiveView
@@ -35,7 +38,7 @@ def build(
     console = Console(stderr=True, quiet=not is_main)
     try:
         with LiveView(console) as view:
-            build_family(loaded, folder, view)
+            build_family(loaded, folder, view, law=chosen)
     except Interrupted as stop:
         message = f"stopped by {stop}; what was done is saved, and the same command goes on from there"
         console.print(message, soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from kinfolk.report import numbers
 from kinfolk.report.answer import Answer, machines
-from kinfolk.report.records import StageResumed
+from kinfolk.report.records import ForecastChecked, StageResumed
 from kinfolk.report.run import Run, StageRun
 
 MANY_EPOCHS = 4.0
@@ -65,6 +65,8 @@ def _of_run(run: Run) -> list[Caution]:
             add("warning", f"The growth into {name} claims to keep the function; the ledger has no verdict on it.")
         elif stage.plan.source.kind == "grow" and stage.state != "not started" and not check:
             add("warning", f"The growth into {name} was not checked.")
+        if stage.forecast and stage.forecast.inside is False:
+            add("warning", _missed(stage.forecast))
         if stage.interruptions:
             add("note", _interruptions(stage))
         epochs = _epochs(run, stage)
@@ -90,6 +92,17 @@ def _of_run(run: Run) -> list[Caution]:
     if not run.complete and all(stage.finished for stage in run.stages):
         add("note", "Every stage is trained, but the ledger does not record the end of the build.")
     return found
+
+
+def _missed(check: ForecastChecked) -> str:
+    expected = check.forecast
+    between = f"{expected.low:.3f} to {expected.high:.3f}" if expected and expected.low and expected.high else "unknown"
+    better = expected is not None and expected.low is not None and check.measured < expected.low
+    meaning = "held-out text may be in the training data" if better else "something in its training may be wrong"
+    return (
+        f"{check.member} ended at {check.measured:.3f} {check.unit}, outside the {between} that law {check.law} had "
+        f"forecast: {meaning}, or the law does not hold here."
+    )
 
 
 def _interruptions(stage: StageRun) -> str:

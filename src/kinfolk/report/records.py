@@ -182,6 +182,24 @@ class MemberFinished(_Record):
     kl_from_previous: Divergence | None = None
 
 
+class Forecast(_Record):
+    loss: float | None
+    low: float | None
+    high: float | None
+
+
+class ForecastChecked(_Record):
+    """A member held against what a law had forecast; `inside` is None where there was no interval."""
+
+    member: str
+    stage: str
+    law: str
+    unit: str
+    measured: float
+    forecast: Forecast | None
+    inside: bool | None
+
+
 Event = (
     BuildStarted
     | BuildFinished
@@ -192,6 +210,7 @@ Event = (
     | StageResumed
     | StageFinished
     | MemberFinished
+    | ForecastChecked
 )
 
 EVENTS: dict[str, type[Event]] = {
@@ -204,4 +223,5 @@ EVENTS: dict[str, type[Event]] = {
     "stage_resumed": StageResumed,
     "stage_finished": StageFinished,
     "member_finished": MemberFinished,
+    "forecast_checked": ForecastChecked,
 }

@@ -16,6 +16,7 @@ from kinfolk.report.records import (
     DataPrepared,
     Event,
     Flops,
+    ForecastChecked,
     Grown,
     Interrupted,
     MemberFinished,
@@ -39,6 +40,7 @@ class StageRun:
     growth: Grown | None
     finished: StageFinished | None
     member: MemberFinished | None
+    forecast: ForecastChecked | None
     interruptions: tuple[Interrupted | StageResumed, ...]
     train: Points
     held_out: Points
@@ -228,6 +230,7 @@ def _stage(folder: Path, plan: PlannedStage, events: list[Event]) -> StageRun:
     last = {type(event): event for event in own}
     started, growth = last.get(StageStarted), last.get(Grown)
     finished, member = last.get(StageFinished), last.get(MemberFinished)
+    forecast = last.get(ForecastChecked)
     train, held_out, damaged = _metrics(folder / "stages" / plan.name / "metrics.jsonl")
     return StageRun(
         plan=plan,
@@ -235,6 +238,7 @@ def _stage(folder: Path, plan: PlannedStage, events: list[Event]) -> StageRun:
         growth=growth if isinstance(growth, Grown) else None,
         finished=finished if isinstance(finished, StageFinished) else None,
         member=member if isinstance(member, MemberFinished) else None,
+        forecast=forecast if isinstance(forecast, ForecastChecked) else None,
         interruptions=tuple(event for event in own if isinstance(event, Interrupted | StageResumed)),
         train=train,
         held_out=held_out,
