@@ -19,7 +19,7 @@ from kinfolk.report.run import read_run
 
 
 def law(level: float) -> ChosenLaw:
-    """A law that forecasts about `level` for models of any size, to within 20 %."""
+    """A law that forecasts about `level` for models of any size, to within 40 %."""
     fitted = FittedRange(runs=12, parameters=(1e3, 1e5), tokens=(1e2, 1e5), compute=(1e6, 1e10), ratio=(0.01, 1))
     return ChosenLaw(
         LossLaw(
@@ -33,7 +33,7 @@ def law(level: float) -> ChosenLaw:
             standing="fitted",
             source="runs",
             fitted=fitted,
-            calibration=Calibration(half_width=0.2, reach=1, hidden_runs=9, basis="rolling hold-out"),
+            calibration=Calibration(half_width=0.4, reach=1, hidden_runs=9, basis="rolling hold-out"),
         ),
         None,
         "unknown",
@@ -53,7 +53,7 @@ def warnings_of(folder: Path) -> list[str]:
 
 
 def test_a_loss_inside_its_forecast(tmp_path: Path) -> None:
-    small, large = built(tmp_path, law(5.2))[0]
+    small, large = built(tmp_path, law(3.5))[0]
     assert small["inside"] is True and large["inside"] is True
     assert [each["member"] for each in small["rest"]] == ["large"] and large["rest"] == []
     assert warnings_of(tmp_path) == []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kinfolk.cli.options import JsonOption
+from kinfolk.cli.options import JsonOption, conditions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -153,10 +153,7 @@ def _table(runs: list[Path], where: list[str], counting: str | None, **columns: 
     from kinfolk.laws.columns import Choice
     from kinfolk.laws.runs import read_runs
 
-    for condition in where:
-        if "=" not in condition:
-            raise KinfolkError(f"{condition!r} is no condition", where="--where", fix="write COLUMN=VALUE")
-    only = dict(condition.split("=", 1) for condition in where)
+    only = conditions(where)
     match counting:
         case None | "total" | "non_embedding":
             return read_runs(runs, Choice(**columns), only=only, counting=counting)

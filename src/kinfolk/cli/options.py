@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from kinfolk.errors import KinfolkError
+
 FamilyArgument = Annotated[str, typer.Argument(metavar="FAMILY", help="A family file, or the name of a preset.")]
 SetOption = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, as in --set recipe.seed=3.")
@@ -22,6 +24,18 @@ BytesOption = Annotated[
     float | None, typer.Option(metavar="BYTES", help="Bytes in a token, for bits per byte; measured in your own runs.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
+
+
+def conditions(where: Sequence[str]) -> dict[str, str]:
+    """Columns and values of --where; KinfolkError for what is no condition.
+
+    >>> conditions(["dataset=c4"])
+    {'dataset': 'c4'}
+    """
+    for condition in where:
+        if "=" not in condition:
+            raise KinfolkError(f"{condition!r} is no condition", where="--where", fix="write COLUMN=VALUE")
+    return dict(condition.split("=", 1) for condition in where)
 
 
 def with_strategy(overrides: Sequence[str], strategy: str | None) -> list[str]:

@@ -1,26 +1,32 @@
 """kinfolk plan"""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kinfolk.cli.options import (
     BytesOption,
-    FamilyArgument,
     JsonOption,
     LawOption,
     SetOption,
     StrategyOption,
     with_strategy,
 )
+from kinfolk.errors import KinfolkError
 
 if TYPE_CHECKING:
     from kinfolk.family.spec import Family
 
 
+REPLAY = "Replay of decisions"
+
+
 def plan(
-    family: FamilyArgument,
+    family: Annotated[
+        str | None, typer.Argument(metavar="FAMILY", help="A family file, or the name of a preset.")
+    ] = None,
     strategy: StrategyOption = None,
     gpu: Annotated[str, typer.Option(help="GPU of the time estimate.")] = "H100",
     utilisation: Annotated[float, typer.Option(help="Share of the GPU's peak that training reaches.")] = 0.4,
@@ -30,10 +36,29 @@ def plan(
     train_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of the training data, to be warned of repeating them.")
     ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(metavar="LADDER", help="Replay decisions on a table of runs instead.", rich_help_panel=REPLAY),
+    ] = None,
+    where: Annotated[
+        list[str], typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value.", rich_help_panel=REPLAY)
+    ] = [],  # noqa: B006
+    loss: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of losses.", rich_help_panel=REPLAY)
+    ] = None,
+    below: Annotated[
+        float | None,
+        typer.Option(metavar="FLOPS", help="Fit runs below this; by default the cheaper half.", rich_help_panel=REPLAY),
+    ] = None,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
     json_: JsonOption = False,
 ) -> None:
     """Show every stage of a family's plan, its cost and saving, and the loss that each member is forecast to reach."""
+    if replay is not None:
+        _replay(replay, where, loss, below, json_)
+        return
+    if family is None:
+        raise KinfolkError("there is no family", fix="give a family file or a preset; `kinfolk design` makes one")
     from kinfolk.data.tokenizer import with_vocabulary
     from kinfolk.family.load import load_family
     from kinfolk.growth.claims import refuse_plan
@@ -63,6 +88,21 @@ def plan(
         from kinfolk.cli.plan_tables import print_plan
 
         print_plan(document)
+
+
+def _replay(ladder: Path, where: list[str], loss: str | None, below: float | None, json_: bool) -> None:
+    from kinfolk.cli.options import conditions
+    from kinfolk.laws.columns import Choice
+    from kinfolk.laws.runs import read_runs
+    from kinfolk.plan.replay import replay
+
+    document = replay(read_runs([ladder], Choice(loss=loss), only=conditions(where)), below)
+    if json_:
+        print(json.dumps(document, indent=2, allow_nan=False))
+        return
+    from kinfolk.cli.plan_tables import print_replay
+
+    print_replay(document)
 
 
 def _compare(

@@ -122,3 +122,40 @@ def _between(value: float | None, low: float | None, high: float | None) -> tupl
     """A loss with its interval, as cells."""
     shown = "-" if value is None else f"{value:.3f}"
     return shown, "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def print_replay(document: dict[str, Any]) -> None:
+    """Every decision, and the regret over all of them."""
+    title = f"{document['source']}: decisions by a law of {document['fitted']} runs up to {document['cut']:.3g} FLOPs"
+    table = Table(title=title, title_justify="left")
+    for heading in ("budget", "runs", "chosen", "tokens", "forecast", "loss", "best", "tokens", "loss", "regret"):
+        table.add_column(heading, justify="right")
+    for heading in ("20 each", "at random"):
+        table.add_column(heading, justify="right")
+    for made in document["decisions"]:
+        table.add_row(
+            f"{made['compute']:.3g}",
+            str(made["candidates"]),
+            short(made["chosen_parameters"]),
+            short(made["chosen_tokens"]),
+            f"{made['forecast']:.4f}" + ("" if made["inside"] is not False else " (missed)"),
+            f"{made['chosen_loss']:.4f}",
+            short(made["best_parameters"]),
+            short(made["best_tokens"]),
+            f"{made['best_loss']:.4f}",
+            f"{made['regret']:.2%}",
+            f"{made['rule_regret']:.2%}",
+            f"{made['blind_regret']:.2%}",
+        )
+    Console(width=None if Console().is_terminal else 140).print(table)
+    print(
+        f"realised regret: mean {document['mean_regret']:.2%}, worst {document['worst_regret']:.2%} of the loss; the "
+        f"best run was chosen {document['best_chosen']} of {len(document['decisions'])} times; {document['inside']} of "
+        "the chosen runs lie in their 90 % interval"
+    )
+    print(
+        f"for comparison: 20 tokens per parameter {document['mean_rule_regret']:.2%}, at random "
+        f"{document['mean_blind_regret']:.2%}"
+    )
+    for finding in document["findings"]:
+        print(f"note: {finding}")
