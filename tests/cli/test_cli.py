@@ -100,7 +100,7 @@ def _seconds_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-@pytest.mark.parametrize("command", ["plan", "build", "evaluate", "report", "laws", "doctor"])
+@pytest.mark.parametrize("command", ["design", "plan", "build", "evaluate", "report", "laws", "doctor"])
 def test_every_command_has_help(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -112,6 +112,7 @@ def test_every_command_has_help(command: str) -> None:
     [
         ("--help",),
         ("plan", "--help"),
+        ("design", "--help"),
         ("laws", "fit", "--help"),
         ("plan", "nowhere"),
         ("doctor", "nowhere"),

@@ -19,6 +19,7 @@ from kinfolk.family.shapes import growth_obstacles, parameter_count
 from kinfolk.laws.choose import choose_law
 from kinfolk.laws.published import LAWS
 from kinfolk.plan.allocate import Limits, allocate, strategy_rule
+from kinfolk.plan.credit import loss_matched_credits
 from kinfolk.plan.design import Design, design
 from kinfolk.plan.design_document import design_document, refuse_not_finite
 from kinfolk.plan.document import plan_document
@@ -200,6 +201,19 @@ def test_prices_of_over_training() -> None:
         price = LAWS["besiroglu"].effective_compute(member["parameters"]["total"], member["tokens"])
         assert member["price"]["effective_compute"] == pytest.approx(price, rel=1e-3)
         assert member["price"]["compute_law"] == 1.0
+
+
+def test_published_credits_of_a_chain() -> None:
+    """{1, 2, 4, 8} B at 20 tokens per parameter by besiroglu-printed, laws.md section 14."""
+    law, tokens = LAWS["besiroglu-printed"], 20 * ONE_TO_EIGHT
+    credits = loss_matched_credits(law, ONE_TO_EIGHT.tolist(), tokens.tolist())
+    assert credits == pytest.approx([1.174, 1.167, 1.160], abs=5e-4)
+    spent = [6 * n * d for n, d in zip(ONE_TO_EIGHT, tokens, strict=True)]
+    assert sum(spent) - sum(c * s for c, s in zip(credits, spent, strict=False) if c) == pytest.approx(
+        7.272e21, rel=1e-3
+    )
+    found = document(1e21)
+    assert found["credit"]["by_law"][0] < 1 and any("cautious choice" in caution for caution in found["cautions"])
 
 
 def test_weights_move_the_budget() -> None:

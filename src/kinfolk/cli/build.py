@@ -21,18 +21,18 @@ def build(
     from rich.console import Console
 
     from kinfolk.family.load import load_family
-    from kinfolk.laws.choose import choose_law
 
     # The family first: a mistake in it is told at once, and not after the seconds that importing torch takes.
     loaded = load_family(family, with_strategy(set_, strategy))
-    chosen = choose_law(law) if law else None
 
     from kinfolk.build.build import build as build_family
     from kinfolk.build.view import LiveView
+    from kinfolk.laws.choose import choose_law
     from kinfolk.report.page import write_report
     from kinfolk.train.engine import MainStopped
     from kinfolk.train.interruption import Interrupted
 
+    chosen = choose_law(law) if law else None
     folder = run or Path("runs") / loaded.family.name
     is_main = os.environ.get("RANK", "0") == "0"  # under torchrun, one process speaks for all
     console = Console(stderr=True, quiet=not is_main)

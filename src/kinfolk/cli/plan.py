@@ -14,7 +14,6 @@ from kinfolk.cli.options import (
     StrategyOption,
     with_strategy,
 )
-from kinfolk.errors import KinfolkError
 
 if TYPE_CHECKING:
     from kinfolk.family.spec import Family
@@ -58,16 +57,19 @@ def plan(
         _replay(replay, where, loss, below, json_)
         return
     if family is None:
-        raise KinfolkError("there is no family", fix="give a family file or a preset; `kinfolk design` makes one")
-    from kinfolk.data.tokenizer import with_vocabulary
+        raise typer.BadParameter("there is none; `kinfolk design` makes one from a budget", param_hint="FAMILY")
     from kinfolk.family.load import load_family
+
+    # The family first: a mistake in it is told before anything heavy is imported.
+    loaded = load_family(family, with_strategy(set_, strategy))
+
+    from kinfolk.data.tokenizer import with_vocabulary
     from kinfolk.growth.claims import refuse_plan
     from kinfolk.laws.choose import choose_law
     from kinfolk.plan.document import plan_document
     from kinfolk.plan.machines import gpu_seconds
     from kinfolk.plan.strategies import plan_family
 
-    loaded = load_family(family, with_strategy(set_, strategy))
     family_ = with_vocabulary(loaded)
     if compare:
         _compare(family_, loaded.origin, train_tokens, gpu, utilisation, json_)

@@ -9,6 +9,7 @@ from kinfolk.laws.loss import LossLaw
 from kinfolk.laws.rates import rate_rules, spread
 from kinfolk.laws.serving import cheapest_to_serve
 from kinfolk.plan.compare import compare_strategies
+from kinfolk.plan.credit import loss_matched_credits
 from kinfolk.plan.design import Design, serving_flops
 from kinfolk.plan.document import plan_document
 from kinfolk.plan.family_file import family_fields
@@ -26,6 +27,7 @@ def design_document(made: Design, chosen: ChosenLaw) -> dict[str, Any]:
     served = serving_flops(wish, [family.parameters(member) for member in family.members])
     spent = plan["total"][wish.budget.counting]
     weights = wish.weights or (1.0,) * len(members)
+    credits = _credits(made, members, chosen.law)
     losses = [member["forecast"]["loss"] for member in members]
     known = [loss for loss in losses if loss is not None]
     return {
@@ -52,7 +54,8 @@ def design_document(made: Design, chosen: ChosenLaw) -> dict[str, Any]:
             "energy_overhead": ENERGY_OVERHEAD,
         },
         "strategies": _strategies(made, unique, plan),
-        "cautions": _cautions(made, plan, members, spent + served),
+        "credit": {"assumed": wish.credit, "by_law": credits},
+        "cautions": _cautions(made, plan, members, spent + served, credits),
         "family": family_fields(family),
         "plan": plan,
     }
@@ -115,8 +118,9 @@ def _serving(law: LossLaw, forecast: dict[str, Any], served: float | None) -> di
 def _constraints(made: Design) -> list[dict[str, Any]]:
     """Every limit of the design in words, and whether it is what holds the design where it is."""
     wish = made.wish
+    served = "training and serving cost" if wish.served else "the family costs"
     values: list[tuple[str, float | None, str]] = [
-        ("budget", wish.budget.flops, f"the family costs at most {wish.budget.given}"),
+        ("budget", wish.budget.flops, f"{served} at most {wish.budget.given}"),
         (
             "deadline",
             wish.deadline,
@@ -162,13 +166,37 @@ def _strategies(made: Design, unique: int | None, plan: dict[str, Any]) -> list[
     return rows
 
 
-def _cautions(made: Design, plan: dict[str, Any], members: list[dict[str, Any]], spent: float) -> list[str]:
+def _credits(made: Design, members: list[dict[str, Any]], law: LossLaw) -> list[float | None]:
+    """What the law says each parent is worth; empty where nothing grows or the law cannot forecast."""
+    points = [(member["forecast"]["parameters"], member["forecast"]["tokens"]) for member in members]
+    forecast = all(member["forecast"]["loss"] is not None for member in members)
+    if made.wish.strategy == "independent" or not forecast:
+        return []
+    return loss_matched_credits(law, [size for size, _ in points], [tokens for _, tokens in points])
+
+
+def _cautions(
+    made: Design, plan: dict[str, Any], members: list[dict[str, Any]], spent: float, credits: list[float | None]
+) -> list[str]:
     wish = made.wish
     found = list(plan["warnings"])
+    low = min((credit for credit in credits if credit is not None), default=wish.credit)
+    if low < 0.95 * wish.credit:
+        found.append(
+            f"by the law a parent here is worth as little as {low:.2f} of its compute to the next member, not the "
+            f"assumed {wish.credit:g}: over-trained parents pay less of their children; --credit {low:.2f} or a lower "
+            "--most is the cautious choice"
+        )
     if spent < 0.98 * wish.budget.flops:
         held = ", ".join(name for name in made.binding if name != "budget") or "rounding to whole steps"
         found.append(
             f"{1 - spent / wish.budget.flops:.0%} of the budget is not spent; what holds the family is: {held}"
+        )
+    unknown = [member["name"] for member in members if member["forecast"]["loss"] is None]
+    if unknown:
+        found.append(
+            f"the law cannot forecast {', '.join(unknown)}, so that sizes and tokens chosen by it are a rough guess: "
+            "fit a law to small runs of your own, or give --sizes"
         )
     asked = [[rule["tokens_per_step"] for rule in member["rules"]] for member in members]
     used = made.family.recipe.tokens_per_step
