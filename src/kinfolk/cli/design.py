@@ -50,7 +50,7 @@ def design(
     ] = 20.0,
     most: Annotated[
         float, typer.Option(help="Most tokens per parameter; 0 for no such limit.", rich_help_panel=LIMITS)
-    ] = 2000.0,
+    ] = 60.0,
     unique_tokens: Annotated[
         str | None, typer.Option(help="Different tokens of training data at hand.", rich_help_panel=LIMITS)
     ] = None,

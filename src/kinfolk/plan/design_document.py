@@ -181,7 +181,7 @@ def _cautions(
     wish = made.wish
     found = list(plan["warnings"])
     low = min((credit for credit in credits if credit is not None), default=wish.credit)
-    if low < 0.95 * wish.credit:
+    if low < 0.9 * wish.credit:
         found.append(
             f"by the law a parent here is worth as little as {low:.2f} of its compute to the next member, not the "
             f"assumed {wish.credit:g}: over-trained parents pay less of their children; --credit {low:.2f} or a lower "

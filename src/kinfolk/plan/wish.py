@@ -48,8 +48,9 @@ class Wish:
     """Least compute of a member over the one before it; None takes the guard away."""
     fewest: float | None = 20.0
     """Tokens per parameter that every member gets at least; None takes the guard away."""
-    most: float | None = 2000.0
-    """Most tokens per parameter; None takes the guard away."""
+    most: float | None = 60.0
+    """Most tokens per parameter; None takes the guard away. Beyond about 60 an over-trained parent is worth less to the
+    next member than the budget rule credits it with (`kinfolk.plan.credit`)."""
     unique_tokens: float | None = None
     epochs: float = 4.0
     """Most passes over the unique tokens."""
