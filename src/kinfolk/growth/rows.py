@@ -13,8 +13,8 @@ from torch import Tensor
 LONG_ENOUGH = 32
 """Average length from which ranges of an index map are taken one by one, and not unit by unit."""
 
-ELEMENTS_PER_BLOCK = 1 << 18
-"""Of the child: 1 MiB in float32."""
+ELEMENTS_PER_BLOCK = 1 << 19
+"""Of the child: 2 MiB in float32."""
 
 
 class Rows(Protocol):
@@ -52,7 +52,7 @@ class TensorRows:
 def blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """Cut a tensor into ranges of rows of about `ELEMENTS_PER_BLOCK` elements each.
 
-    >>> list(blocks((5, 100_000)))
+    >>> list(blocks((5, 200_000)))
     [(0, 2), (2, 4), (4, 5)]
     """
     columns = 1
