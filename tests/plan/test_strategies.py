@@ -77,7 +77,10 @@ def test_a_chain_costs_what_its_top_costs_alone(
     top = 6 * sizes[-1] * per_parameter * sizes[-1]
     assert abs(document["total_flops"] - top) <= half_steps + whole_steps + 1e-9 * top
     shared = plan_of(ladder(*sizes, tokens_per_parameter=per_parameter, parent_credit=credit))
-    assert document["total_flops"] <= shared["total_flops"] <= document["independent_flops"]
+    # Tokens that lie half-way between two steps may be rounded to either, by how they were computed.
+    one_step = 6 * sizes[-1] * 256
+    assert document["total_flops"] <= shared["total_flops"] + one_step
+    assert shared["total_flops"] <= document["independent_flops"] + one_step
 
 
 @pytest.mark.parametrize("second", [(2e9, 10e9), (2e9, 9e9), (2e9, 1)])
