@@ -1,6 +1,6 @@
 """Growth of a checkpoint against copying a file of the target's size.
 
-    python benchmarks/grow.py [--source-gigabytes 1] [--folder /tmp/kinfolk-grow] [--rounds 3]
+    python benchmarks/grow.py [--source-gigabytes 1] [--folder runs/benchmark-grow] [--rounds 3]
 
 Makes a Llama of random bfloat16 weights once, then times, in turn: `cp` of a file of the target's size; the growth of
 the checkpoint without verification, in this process (the imports are paid once, and told apart); and the same job with
@@ -31,7 +31,7 @@ CHANGES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source-gigabytes", type=float, default=1.0)
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/kinfolk-grow"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-grow"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer", action="store_true", help="also grow whole models in memory; takes 3 x the target")
     parser.add_argument("--child", choices=("grow", "peer"), help=argparse.SUPPRESS)
