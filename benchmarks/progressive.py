@@ -13,6 +13,7 @@ import argparse
 import bz2
 import itertools
 import json
+import math
 import os
 import shutil
 import statistics
@@ -217,6 +218,42 @@ def show(arguments: argparse.Namespace) -> None:
                 f"{arm}: {six_nd:.4g} FLOPs (6ND), {matmul:.4g} FLOPs (matmul), {seconds:,.0f} s of training, "
                 f"{processor:,.0f} processor seconds in all"
             )
+    show_lead(finished["independent"], finished["progressive"])
+
+
+def show_lead(independent: dict[int, Path], progressive: dict[int, Path]) -> None:
+    """By how many steps of its twin the chain's member is ahead, where both have the same quick held-out loss."""
+    print("\n| stage | seed | steps alone | taken away | ahead at step 200 | least | at the end |")
+    print("|---|---|---|---|---|---|---|")
+    for seed in sorted(independent.keys() & progressive.keys()):
+        for stage in list(finished_members(progressive[seed]))[1:]:
+            alone, grown = (held_out_curve(run, stage) for run in (independent[seed], progressive[seed]))
+            leads = [(steps_until(alone, loss), step) for step, loss in grown]
+            ahead = [(math.inf if reached is None else reached - step) for reached, step in leads]
+            last = alone[-1][0] - grown[-1][0]
+            cells = [stage, str(seed), str(alone[-1][0]), str(last)]
+            cells += [
+                f"more than {last}" if lead == math.inf else f"{lead:.0f}" for lead in (ahead[0], min(ahead), ahead[-1])
+            ]
+            print("| " + " | ".join(cells) + " |")
+
+
+def held_out_curve(run: Path, stage: str) -> list[tuple[int, float]]:
+    """Steps and quick held-out losses of a stage."""
+    lines = (run / "stages" / stage / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return [(record["step"], record["held_out_loss"]) for record in records if "held_out_loss" in record]
+
+
+def steps_until(curve: list[tuple[int, float]], loss: float) -> float | None:
+    """Where a curve falls below `loss` for good, between its points on a straight line; None if it never does."""
+    above = max((index for index, (_, there) in enumerate(curve) if there > loss), default=None)
+    if above is None:
+        return float(curve[0][0])
+    if above == len(curve) - 1:
+        return None
+    (left, high), (right, low) = curve[above : above + 2]
+    return left + (right - left) * (high - loss) / (high - low)
 
 
 def processor_seconds(run: Path) -> float:
