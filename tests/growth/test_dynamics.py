@@ -17,8 +17,8 @@ from kinfolk.family.recipe import Optimizer
 from kinfolk.family.shapes import Shape
 from kinfolk.growth.dynamics import Rewarming, StageRates, grow_optimizer, spread, stage_rates
 from kinfolk.growth.grow import grow_moments, grow_weights
+from kinfolk.growth.grown_axes import GrownAxes
 from kinfolk.growth.tables import axes_of
-from kinfolk.growth.width import WidthGrowth
 from kinfolk.plan.stages import Continue, Dynamics, Grow, Operator, Plan, Rate, Scratch, Source, Stage, Token
 from kinfolk.train.optimizer import MOMENTS, make_optimizer, optimizer_tensors
 from kinfolk.train.update import make_update
@@ -191,7 +191,7 @@ def test_a_new_block_has_the_factor_one_and_a_stacked_one_that_of_its_source() -
 
 def labels(parent: Shape, child: Shape, names: dict[str, Tensor]) -> dict[str, Tensor]:
     """For every coordinate of the child, the number of the parent's coordinate that it copies (no new layers)."""
-    width = WidthGrowth(parent, child)
+    width = GrownAxes(parent, child, PLAIN, "llama")
     found = {}
     for name, tensor in names.items():
         numbers = torch.arange(tensor.numel()).view(tensor.shape)

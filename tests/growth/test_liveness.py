@@ -23,9 +23,9 @@ from zoo import (
 
 from kinfolk.growth.axes import READERS, Axis
 from kinfolk.growth.grow import grow_moments, grow_weights
+from kinfolk.growth.grown_axes import GrownAxes
 from kinfolk.growth.sizes import sizes_of_config, with_fields
 from kinfolk.growth.tables import place_of, table_of
-from kinfolk.growth.width import WidthGrowth
 from kinfolk.plan.stages import Operator
 
 PLAIN = Operator(noise=0.0)
@@ -91,7 +91,7 @@ def test_noise_sums_to_zero_and_has_the_power_asked_for(kind: str) -> None:
     tensors = checkpoint_of(model)
     # A hundred times the weights' power, so that what does not sum to zero cannot hide.
     plain, noisy = (grow_weights(tensors, architecture, parent, child, one) for one in (PLAIN, Operator(snr=-20.0)))
-    width = WidthGrowth(parent, child, PLAIN, architecture)
+    width = GrownAxes(parent, child, PLAIN, architecture)
     for name, clean in plain.items():
         place = place_of(name, architecture)
         dims = [dim for dim, part in enumerate(place.axes) if part in READERS]

@@ -21,8 +21,8 @@ from kinfolk.family.shapes import Architecture, Shape
 from kinfolk.growth.axes import READERS
 from kinfolk.growth.claims import claims_preservation
 from kinfolk.growth.grow import grow_moments, grow_weights
+from kinfolk.growth.grown_axes import GrownAxes
 from kinfolk.growth.tables import axes_of
-from kinfolk.growth.width import WidthGrowth
 from kinfolk.plan.stages import Operator
 
 NOISY, PLAIN = Operator(noise=0.3), Operator(noise=0.0)
@@ -127,7 +127,7 @@ def test_noise_sums_to_zero_over_copies(groups: int, tied: bool) -> None:
     child = shape(hidden=240, heads=8, groups=groups, tied=tied, ffn=300, head_dim=16)
     parameters = dict(random_model("llama", parent).named_parameters())
     plain, noisy = (grow_weights(parameters, "llama", parent, child, one) for one in (PLAIN, NOISY))
-    width = WidthGrowth(parent, child)
+    width = GrownAxes(parent, child, NOISY, "llama")
     assert ("lm_head.weight" in noisy) == (not tied)
     for name, clean in plain.items():
         axes, _ = axes_of(name, "llama")

@@ -104,7 +104,7 @@ def prepare(parent: Parent, changes: Changes, operator: Operator, dtype: torch.d
     for name, origin in origins.items():
         entry = parent.weights[origin.name]
         _check_tensor(entry, origin)
-        layout[name] = Layout(dtype or entry.dtype, origin.width.child_size(entry.shape, origin.axes))
+        layout[name] = Layout(dtype or entry.dtype, origin.width.axes.child_size(entry.shape, origin.axes))
     embedding = stored_dtype(parent)
     return Job(
         parent, child, child_config(parent.config, child, operator, dtype or embedding), operator, origins, layout
@@ -240,7 +240,7 @@ def _check_tie(parent: Parent, name: str, original: str) -> None:
 
 def _check_tensor(entry: Entry, origin: Origin) -> None:
     try:
-        origin.width.check(entry.shape, origin.axes, entry.name)
+        origin.width.axes.check(entry.shape, origin.axes, entry.name)
     except KinfolkError as error:
         raise KinfolkError(
             error.problem, where=str(entry.file.path), fix="restore the config.json that belongs to it"

@@ -48,8 +48,8 @@ from kinfolk.family.shapes import Shape
 from kinfolk.growth.axes import Axes
 from kinfolk.growth.depth import layer_map
 from kinfolk.growth.grow import grow_moments
+from kinfolk.growth.grown_axes import AxisGrowth, GrownAxes
 from kinfolk.growth.tables import axes_of, in_layer
-from kinfolk.growth.width import AxisGrowth, WidthGrowth
 from kinfolk.plan.stages import Dynamics, Grow, Operator, Plan, Stage
 
 Vectors = tuple[Tensor | None, ...]
@@ -130,7 +130,7 @@ def grow_optimizer(
     if dynamics.optimizer == "reset":
         return {}, {}, {}
     first, second = grow_moments(exp_avg, exp_avg_sq, architecture, parent, child, operator)
-    counts, width = {}, WidthGrowth(parent, child, operator, architecture)
+    counts, width = {}, GrownAxes(parent, child, operator, architecture)
     for name in first:
         source, in_new_layer = _source(name, width, architecture)
         starts_afresh = in_new_layer and (operator.depth == "zero_exit" or dynamics.optimizer == "asymmetric")
@@ -155,7 +155,7 @@ def spread(vectors: Sequence[Tensor | None]) -> list[Tensor]:
 
 
 def _coordinates(
-    name: str, lineage: Sequence[Stage], widths: Sequence[WidthGrowth | None], architecture: str
+    name: str, lineage: Sequence[Stage], widths: Sequence[GrownAxes | None], architecture: str
 ) -> Coordinates:
     """Of a parameter of a lineage's last stage, from those of the parameter that it comes from."""
     axes, _ = axes_of(name, architecture)
@@ -180,9 +180,9 @@ def _coordinates(
         value = tuple(_scaled(v, g, g.value) if g else v for v, g in zip(before.value, growths, strict=True))
         gradient = tuple(_scaled(v, g, g.gradient) if g else v for v, g in zip(before.gradient, growths, strict=True))
     if dynamics.optimizer == "carry":
-        age = tuple(_reset(v, g, _is_no_copy(g)) if g else v for v, g in zip(before.age, growths, strict=True))
+        age = tuple(_reset(v, g, ~g.copied) if g else v for v, g in zip(before.age, growths, strict=True))
     elif dynamics.optimizer == "asymmetric" and not in_new_layer:
-        age = tuple(_reset(v, g, g.new | _is_no_copy(g)) if g else v for v, g in zip(before.age, growths, strict=True))
+        age = tuple(_reset(v, g, g.new | ~g.copied) if g else v for v, g in zip(before.age, growths, strict=True))
     return Coordinates(value, gradient, is_old, age, rewarmed and in_new_layer)
 
 
@@ -198,14 +198,14 @@ def _rewarming(lineage: Sequence[Stage]) -> Rewarming | None:
     return None
 
 
-def _width(parent: Stage | None, stage: Stage, architecture: str) -> WidthGrowth | None:
+def _width(parent: Stage | None, stage: Stage, architecture: str) -> GrownAxes | None:
     if parent is None or not isinstance(stage.source, Grow):
         return None
     assert parent.shape is not None and stage.shape is not None
-    return WidthGrowth(parent.shape, stage.shape, stage.source.operator, architecture)
+    return GrownAxes(parent.shape, stage.shape, stage.source.operator, architecture)
 
 
-def _source(name: str, width: WidthGrowth, architecture: str) -> tuple[str, bool]:
+def _source(name: str, width: GrownAxes, architecture: str) -> tuple[str, bool]:
     """The parent's parameter that one of the child comes from, and whether the child's is in a new layer."""
     _, layer = axes_of(name, architecture)
     if layer is None:
@@ -215,13 +215,9 @@ def _source(name: str, width: WidthGrowth, architecture: str) -> tuple[str, bool
     return in_layer(name, origin.source, architecture), origin.is_new
 
 
-def _is_old(axes: Axes, width: WidthGrowth) -> Vectors:
+def _is_old(axes: Axes, width: GrownAxes) -> Vectors:
     growths = [width.axis(axis) for axis in axes]
     return tuple((~growth.new).double() if growth and growth.new.any() else None for growth in growths)
-
-
-def _is_no_copy(growth: AxisGrowth) -> Tensor:
-    return growth.fresh | growth.zero | growth.mean
 
 
 def _aged(before: Coordinates, steps: int) -> Coordinates:
@@ -230,7 +226,7 @@ def _aged(before: Coordinates, steps: int) -> Coordinates:
 
 def _scaled(before: Tensor | None, growth: AxisGrowth, factor: Tensor) -> Tensor | None:
     copied = factor if before is None else before[growth.index] * factor
-    scaled = torch.where(_is_no_copy(growth), 1.0, copied)
+    scaled = torch.where(growth.copied, copied, 1.0)
     return None if (scaled == 1).all() else scaled
 
 

@@ -108,7 +108,7 @@ class Origin:
         weights and cast afterwards.
         """
         tensor = parameters[self.name]
-        grown = tensor.new_empty(self.width.child_size(tensor.shape, self.axes))
+        grown = tensor.new_empty(self.width.axes.child_size(tensor.shape, self.axes))
         names = (self.name, self.following) if self.following else (self.name,)
         for start, block in self.blocks({name: TensorRows(parameters[name]) for name in names}):
             grown[start : start + len(block)] = block
@@ -118,7 +118,7 @@ class Origin:
         """The child's tensor as blocks of rows in float32 or wider, each with its first row."""
         tensor = parameters[self.name]
         if self.is_silent:
-            size = self.width.child_size(tensor.shape, self.axes)
+            size = self.width.axes.child_size(tensor.shape, self.axes)
             return ((start, torch.full((stop - start, *size[1:]), self.silence)) for start, stop in blocks(size))
         if self.is_new and self.width.operator.block == "drawn" and len(self.axes) > 1:
             return self.width.drawn(tensor, self.axes, self.child_name)
@@ -129,7 +129,7 @@ class Origin:
         """A moment of the child."""
         tensor = moments[self.name]
         if self.is_new:
-            return tensor.new_zeros(self.width.child_size(tensor.shape, self.axes))
+            return tensor.new_zeros(self.width.axes.child_size(tensor.shape, self.axes))
         # The copies of an expert share its tokens' weight, and with it the gradient.
         return self.width.gradients(tensor, self.axes, self.name, power=power).div_(self.expert_copy[1] ** power)
 

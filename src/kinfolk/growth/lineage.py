@@ -15,8 +15,8 @@ import kinfolk
 from kinfolk import files
 from kinfolk.growth.checkpoint import Job, Parent
 from kinfolk.growth.compare import Comparison
+from kinfolk.growth.grown_axes import GrownAxes
 from kinfolk.growth.sizes import Sizes
-from kinfolk.growth.width import WidthGrowth
 
 RECORD = "growth.json"
 
@@ -33,7 +33,7 @@ def maps_digest(job: Job) -> str:
         digest.update(f"{name}<{origin.name}<{origin.following}:{origin.is_silent}:{origin.expert_copy};".encode())
     for axes in sorted({origin.axes for origin in job.origins.values()}, key=repr):
         for part in axes:
-            growth = WidthGrowth(job.parent.sizes, job.child, job.operator, job.parent.architecture).axis(part)
+            growth = GrownAxes(job.parent.sizes, job.child, job.operator, job.parent.architecture).axis(part)
             digest.update(repr(part).encode())
             if growth:
                 digest.update(growth.index.numpy().tobytes() + growth.value.numpy().tobytes())

@@ -1,23 +1,7 @@
-r"""Width growth: what an operator does to the units of every axis, and a parent's tensors as the child's.
+r"""Width growth: a parent's tensors as the child's, in blocks of rows.
 
-Every grown axis has an index map g from new to old units (`kinfolk.growth.maps`), one factor per unit for weights and
-one for gradients (`kinfolk.growth.factors`, which also says what alpha, beta and c are), and units that are no copies
-(`kinfolk.growth.fills`). The operators:
-
-energy_split  alpha_j = sqrt(D/(d c_j)), copies in order. The copies of hidden unit i together carry the energy
-              sum alpha_j^2 h_i^2 = (D/d) h_i^2, so the mean square that RMSNorm divides by is the old one (its eps
-              stays as it is), the gamma 1/alpha_j undoes the split, and readers average the copies. Exact at any ratio
-              under RMSNorm, at integer ratios under LayerNorm. (Growth spec, section 2.)
-tile          The same, for integer ratios of the hidden size only: HyperCloning (arXiv 2409.12903).
-fpi           Copies of units drawn at random, norms copied unscaled (bert2BERT, arXiv 2110.07143). Exact unless the
-              hidden size grows: copies are then uneven and the mean square changes.
-aki           As fpi, but what new units compute is taken from the next layer (bert2BERT; query heads inside their
-              group as in AquilaMoE's AKI-Pro, arXiv 2408.06567). Not exact, and never symmetric.
-lemon         New hidden units are silent: zero, or the mean of the old ones under LayerNorm, which their reader then
-              sees as zero (arXiv 2310.07999); old ones carry alpha = sqrt(D/d), so that eps stays as it is. Heads and
-              feed-forward units are copied with uneven shares. Exact at any ratio.
-zero_pad      Nothing is copied: what writes a new unit or what reads it is zero and the other side drawn at random,
-              with old hidden units as in lemon (arXiv 2308.06103). Exact at any ratio.
+Rows and columns are copied by the index maps of a tensor's axes, multiplied by their factors, and drawn, zero or a mean
+where units are no copies: `kinfolk.growth.grown_axes` says which, and what the operators are.
 
 Copies with equal shares and no noise get equal gradients for ever (the symmetry lock), so readers of copied units get
 **zero-sum noise**: independent normal draws with standard deviation `noise` times that of the child's tensor (of the
@@ -29,75 +13,28 @@ second copy get none.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from kinfolk.errors import KinfolkError
 from kinfolk.family.shapes import Shape
 from kinfolk.growth.axes import NORMS, OUTPUTS, READERS, Axes, Axis, Part, parts
-from kinfolk.growth.factors import factors_of, occurrence, shares_of
-from kinfolk.growth.fills import fills_of
-from kinfolk.growth.maps import Units, at_random, cyclic, units_of
+from kinfolk.growth.factors import occurrence
+from kinfolk.growth.grown_axes import AxisGrowth, GrownAxes
 from kinfolk.growth.noise import Copies, Draws, ExpertNoise, ZeroSumNoise, deviation
 from kinfolk.growth.rows import LONG_ENOUGH, Rows, blocks, gather, runs, wide
-from kinfolk.growth.sizes import Sizes, axis_size
-from kinfolk.growth.tables import table_of
+from kinfolk.growth.sizes import Sizes
 from kinfolk.plan.stages import Operator
-
-ENERGY_SPLIT = Operator()
-
-
-@dataclass(frozen=True)
-class AxisGrowth:
-    """How one axis grows, per unit of the child."""
-
-    index: Tensor
-    """g(j): the parent's unit that unit j copies."""
-    copies: Tensor
-    """c_j: copies of that unit in the child, float64."""
-    value: Tensor
-    """Factor of the weights, float64; 0 for units that are zero or drawn."""
-    gradient: Tensor
-    """Factor of the gradients, float64."""
-    new: Tensor
-    """Units beyond the parent's own."""
-    fresh: Tensor
-    """Units whose entries are drawn at random."""
-    zero: Tensor
-    """Units whose entries are zero, also where another axis would have them drawn."""
-    mean: Tensor
-    """Units that hold the mean of the parent's."""
-
-    def units(self, start: int, stop: int) -> "AxisGrowth":
-        """The growth of some of the child's units."""
-        fields = {name: getattr(self, name)[start:stop] for name in AxisGrowth.__annotations__}
-        return replace(self, **fields)
 
 
 class WidthGrowth:
-    """The width part of growing `parent` into `child`: index maps and factors of every axis."""
+    """The width part of growing `parent` into `child`."""
 
-    def __init__(
-        self,
-        parent: Shape | Sizes,
-        child: Shape | Sizes,
-        operator: Operator = ENERGY_SPLIT,
-        architecture: str = "llama",
-    ) -> None:
-        self.parent, self.child = Sizes.of(parent), Sizes.of(child)
-        self.operator = operator
-        self.table = table_of(architecture)
-        self._axes: dict[Part, AxisGrowth | None] = {}
+    def __init__(self, parent: Shape | Sizes, child: Shape | Sizes, operator: Operator, architecture: str) -> None:
+        self.axes = GrownAxes(parent, child, operator, architecture)
+        self.operator, self.table = self.axes.operator, self.axes.table
         self._copies: dict[Part, Copies] = {}
         self._runs: dict[Part, list[tuple[int, int, int]]] = {}
-
-    def axis(self, part: Part) -> AxisGrowth | None:
-        """How an axis (or several, one after the other) grows, or None where it stays as it is."""
-        if part not in self._axes:
-            self._axes[part] = self._joined(part) if isinstance(part, tuple) else self._single(part)
-        return self._axes[part]
 
     def blocks(
         self,
@@ -113,8 +50,8 @@ class WidthGrowth:
         `following` is the tensor of the next layer, which `aki` takes new outputs from. `expert_copy` says which of how
         many copies of an expert this is. Draws are a function of (seed, name, shape, tensor) alone.
         """
-        self.check(parent_tensor.shape, axes, name)
-        size = self.child_size(parent_tensor.shape, axes)
+        self.axes.check(parent_tensor.shape, axes, name)
+        size = self.axes.child_size(parent_tensor.shape, axes)
         means = _means_of_rows(parent_tensor, self._offset(axes)) if self._needs_means(axes) else None
         add_fresh = self._fresh_units(parent_tensor, axes, name)
         add_noise = self._noise(parent_tensor, axes, name, expert_copy)
@@ -133,7 +70,7 @@ class WidthGrowth:
 
     def drawn(self, parent_tensor: Rows, axes: Axes, name: str) -> Iterator[tuple[int, Tensor]]:
         """Normal draws of the child's size with the standard deviation of the parent's tensor, as `blocks`."""
-        size = self.child_size(parent_tensor.shape, axes)
+        size = self.axes.child_size(parent_tensor.shape, axes)
         draw = self._draws(parent_tensor, name)
         for start, stop in blocks(size):
             yield start, draw((stop - start, *size[1:]))
@@ -141,47 +78,24 @@ class WidthGrowth:
     def expanded(self, parent_tensor: Rows, axes: Axes) -> Tensor:
         """The child's tensor without draws and noise, in float32 or wider."""
         means = _means_of_rows(parent_tensor, self._offset(axes)) if self._needs_means(axes) else None
-        return self._expanded(parent_tensor, axes, 0, self.child_size(parent_tensor.shape, axes)[0], means)
+        return self._expanded(parent_tensor, axes, 0, self.axes.child_size(parent_tensor.shape, axes)[0], means)
 
     def gradients(self, parent_tensor: Tensor, axes: Axes, name: str, *, power: int = 1) -> Tensor:
         """A gradient of the parent as the child would have it; with `power` 2 a squared one (Adam's second moment).
 
         Exact for even shares without noise (growth spec, section 4: child = parent / (m s)); zero for drawn units.
         """
-        self.check(tuple(parent_tensor.shape), axes, name)
+        self.axes.check(tuple(parent_tensor.shape), axes, name)
         grown = wide(parent_tensor).clone()
-        for dim, growth in enumerate(map(self.axis, axes)):
+        for dim, growth in enumerate(map(self.axes.axis, axes)):
             if growth:
                 factor = _along(growth.gradient**power, dim, grown)
                 grown = _select(grown, dim, growth.index).mul_(factor.to(grown.dtype))
         return grown.to(parent_tensor.dtype)
 
-    def child_size(self, parent_size: Sequence[int], axes: Axes) -> tuple[int, ...]:
-        """Shape of the child's tensor, from that of the parent's."""
-        return tuple(
-            len(growth.index) if growth else size
-            for growth, size in zip(map(self.axis, axes), parent_size, strict=True)
-        )
-
-    def check(self, size: tuple[int, ...], axes: Axes, name: str) -> None:
-        """Raise KinfolkError where a parent's tensor has not the size that the parent's sizes say."""
-        wanted = tuple(self._parent_size(part) for part in axes)
-        if len(wanted) != len(size) or any(
-            expected is not None and expected != actual for expected, actual in zip(wanted, size, strict=True)
-        ):
-            text = " x ".join("vocabulary" if expected is None else str(expected) for expected in wanted)
-            raise KinfolkError(
-                f"{name} is {' x '.join(map(str, size))}, and the parent's shape says {text}",
-                fix="give the shape that the parent's config.json says",
-            )
-
-    def _parent_size(self, part: Part) -> int | None:
-        sizes = [axis_size(axis, self.parent) for axis in parts(part)]
-        return None if None in sizes else sum(size or 0 for size in sizes)
-
     def _growths(self, axes: Axes, start: int, stop: int) -> list[AxisGrowth | None]:
         """How the dimensions of some rows of the child's tensor grow."""
-        first, *others = map(self.axis, axes)
+        first, *others = map(self.axes.axis, axes)
         return [first and first.units(start, stop), *others]
 
     def _offset(self, axes: Axes) -> float:
@@ -189,7 +103,7 @@ class WidthGrowth:
         return self.table.gamma_offset if is_gamma else 0.0
 
     def _needs_means(self, axes: Axes) -> bool:
-        growth = self.axis(axes[0])
+        growth = self.axes.axis(axes[0])
         return growth is not None and bool(growth.mean.any())
 
     def _expanded(self, source: Rows, axes: Axes, start: int, stop: int, means: Tensor | None) -> Tensor:
@@ -224,7 +138,7 @@ class WidthGrowth:
 
     def _fresh_units(self, source: Rows, axes: Axes, name: str) -> Callable[[Tensor, list[AxisGrowth | None]], Tensor]:
         """What puts draws where the child copies nothing."""
-        if not any(growth and growth.fresh.any() for growth in map(self.axis, axes)):
+        if not any(growth and growth.fresh.any() for growth in map(self.axes.axis, axes)):
             return lambda grown, growths: grown
         draw = self._draws(source, name)
 
@@ -238,7 +152,7 @@ class WidthGrowth:
         return fill
 
     def _has_noise(self, part: Part) -> bool:
-        growth = self.axis(part)
+        growth = self.axes.axis(part)
         asked = bool(self.operator.noise) or self.operator.snr is not None
         return asked and part in READERS and growth is not None and bool((growth.copies > 1).any())
 
@@ -274,70 +188,22 @@ class WidthGrowth:
         return add
 
     def _with_sizes(self, source: Rows, axes: Axes) -> list[tuple[AxisGrowth | None, int]]:
-        return list(zip(map(self.axis, axes), source.shape, strict=True))
+        return list(zip(map(self.axes.axis, axes), source.shape, strict=True))
 
     def _pieces(self, part: Part) -> list[tuple[int, int, int]]:
         if part not in self._runs:
-            growth = self.axis(part)
+            growth = self.axes.axis(part)
             self._runs[part] = runs(growth.index) if growth else []
         return self._runs[part]
 
     def _copies_along(self, part: Part) -> Copies:
         if part not in self._copies:
-            growth = self.axis(part)
+            growth = self.axes.axis(part)
             assert growth is not None
-            copied = ~(growth.fresh | growth.zero | growth.mean)
             self._copies[part] = Copies.of(
-                growth.index, growth.copies, occurrence(torch.where(copied, growth.index, -1)).long()
+                growth.index, growth.copies, occurrence(torch.where(growth.copied, growth.index, -1)).long()
             )
         return self._copies[part]
-
-    def _joined(self, axes: tuple[Axis, ...]) -> AxisGrowth | None:
-        growths = [self.axis(axis) for axis in axes]
-        if not any(growths):
-            return None
-        starts, total = [], 0
-        for axis in axes:
-            starts.append(total)
-            total += axis_size(axis, self.parent) or 0
-        whole = [
-            growth or _unchanged(axis_size(axis, self.parent) or 0) for axis, growth in zip(axes, growths, strict=True)
-        ]
-        fields = {name: torch.cat([getattr(growth, name) for growth in whole]) for name in AxisGrowth.__annotations__}
-        fields["index"] = torch.cat([growth.index + start for growth, start in zip(whole, starts, strict=True)])
-        return AxisGrowth(**fields)
-
-    def _single(self, axis: Axis) -> AxisGrowth | None:
-        units = self._units(axis)
-        size = axis_size(axis, self.parent)
-        if units is None or size is None or torch.equal(units.index, torch.arange(size)):
-            return None
-        fresh, zero, mean = fills_of(axis, units, self.operator.width, self.table.norm)
-        copied = ~(fresh | zero | mean)
-        counts = torch.bincount(units.index[copied], minlength=size).double()
-        copies = torch.where(copied, counts[units.index], 1.0)
-        share = shares_of(axis, units.index, copied, copies, self.operator)
-        value, gradient = factors_of(axis, copies, share, self.operator, self.table, self.parent, self.child)
-        zeros = torch.zeros_like(value)
-        return AxisGrowth(
-            index=units.index,
-            copies=copies,
-            value=torch.where(fresh | zero, zeros, value),
-            gradient=torch.where(copied, gradient, zeros),
-            new=units.new,
-            fresh=fresh,
-            zero=zero,
-            mean=mean,
-        )
-
-    def _units(self, axis: Axis) -> Units | None:
-        choose = at_random(self.operator.seed) if self.operator.width in ("fpi", "aki") else cyclic
-        return units_of(axis, self.parent, self.child, choose, rotary=self.table.head_size != "learned_positions")
-
-
-def _unchanged(size: int) -> AxisGrowth:
-    one, no = torch.ones(size, dtype=torch.float64), torch.zeros(size, dtype=torch.bool)
-    return AxisGrowth(torch.arange(size), one, one, one, no, no, no, no)
 
 
 def _select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -389,10 +255,9 @@ def _totals(growth: AxisGrowth | None, size: int) -> tuple[Tensor, Tensor, int]:
     and the number of the child's units that are copies."""
     if growth is None:
         return torch.ones(size, dtype=torch.float64), torch.ones(size, dtype=torch.float64), size
-    copied = ~(growth.fresh | growth.zero | growth.mean)
     none = torch.zeros(size, dtype=torch.float64)
-    value, index = growth.value[copied], growth.index[copied]
-    return none.index_add(0, index, value), none.index_add(0, index, value**2), int(copied.sum())
+    value, index = growth.value[growth.copied], growth.index[growth.copied]
+    return none.index_add(0, index, value), none.index_add(0, index, value**2), int(growth.copied.sum())
 
 
 def _moments(source: Rows, weights: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[float, float]:
