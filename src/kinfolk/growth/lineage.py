@@ -31,9 +31,10 @@ def maps_digest(job: Job) -> str:
     digest = hashlib.sha256()
     for name, origin in job.origins.items():
         digest.update(f"{name}<{origin.name}<{origin.following}:{origin.is_silent}:{origin.expert_copy};".encode())
+    grown = GrownAxes(job.parent.sizes, job.child, job.operator, job.parent.architecture)
     for axes in sorted({origin.axes for origin in job.origins.values()}, key=repr):
         for part in axes:
-            growth = GrownAxes(job.parent.sizes, job.child, job.operator, job.parent.architecture).axis(part)
+            growth = grown.axis(part)
             digest.update(repr(part).encode())
             if growth:
                 digest.update(growth.index.numpy().tobytes() + growth.value.numpy().tobytes())
