@@ -19,7 +19,7 @@ from kinfolk.plan.stages import Operator
 
 
 @dataclass(frozen=True)
-class Growth:
+class GrownCheckpoint:
     """What was done and what was measured."""
 
     operator: Operator
@@ -49,7 +49,7 @@ class Growth:
 class GrowthFailedError(ClaimError):
     """A growth whose claim does not hold; nothing of it was kept."""
 
-    def __init__(self, growth: Growth) -> None:
+    def __init__(self, growth: GrownCheckpoint) -> None:
         assert growth.comparison is not None
         super().__init__(growth.comparison, growth.description)
         self.growth = growth
@@ -66,7 +66,7 @@ def grow_checkpoint(
     verify_dtype: torch.dtype = torch.float32,
     text: Path | None = None,
     progress: Progress = lambda what, done, total: None,
-) -> Growth:
+) -> GrownCheckpoint:
     """Grow the checkpoint in `source` into a new folder `target`.
 
     `verify` is on by default where the operator claims to preserve the function. Raises KinfolkError for whatever
@@ -102,11 +102,11 @@ def grow_checkpoint(
 
 def _growth(
     job: Job, comparison: Comparison | None, text: str | None, passed: bool | None, began: float, written: float
-) -> Growth:
+) -> GrownCheckpoint:
     weights, tied = job.parent.weights, job.parent.sizes.shape.tie_word_embeddings
     architecture = job.parent.architecture
     names = [name for name in grown_names(weights, architecture) if not (tied and tied_alias(name, architecture))]
-    return Growth(
+    return GrownCheckpoint(
         operator=job.operator,
         description=job.description,
         claims_preservation=not job.breaks,
