@@ -1,5 +1,7 @@
 """The one error that users see: what was wrong, where, and what would be right."""
 
+import textwrap
+
 
 class KinfolkError(Exception):
     """A fault that the user can mend; the command line prints it without a traceback.
@@ -19,3 +21,12 @@ class KinfolkError(Exception):
     def __str__(self) -> str:
         head = f"{self.where}: {self.problem}" if self.where else self.problem
         return f"{head}\n  fix: {self.fix}" if self.fix else head
+
+
+def in_short(error: Exception) -> str:
+    """An exception's message on one line, or its type if it has none.
+
+    >>> in_short(ValueError("no\\n  luck")), in_short(ValueError())
+    ('no luck', 'ValueError')
+    """
+    return textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__

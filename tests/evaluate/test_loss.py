@@ -13,7 +13,7 @@ from kinfolk.data.tokens import Documents, TokenStore
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.head import predictor, token_losses
 from kinfolk.evaluate.loss import encode_documents, held_out_documents, score, window_spans
-from kinfolk.growth.precision import DoublePrecision
+from kinfolk.growth.precision import computing_in
 from kinfolk.growth.verify import copy_in
 
 LENGTHS = (1, 3, 40, 7, 8, 9, 23, 16, 100, 2)
@@ -71,7 +71,7 @@ def test_every_token_once_with_the_most_context(predictions, context, data):
 def test_batch_size_and_order_do_not_matter_in_float64(tiny, separator):
     model = copy_in(tiny(), torch.float64)
     docs = documents()
-    with DoublePrecision():
+    with computing_in(torch.float64):
         one = score(model, docs, separator, 16, "cpu", batch_windows=1)
         eight = score(model, docs, separator, 16, "cpu", batch_windows=8)
         backwards = score(model, docs[::-1], separator, 16, "cpu", batch_windows=3)

@@ -267,6 +267,10 @@ def broken_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
 
+def nameless_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"hidden_size": 32}')
+
+
 def no_config(folder: Path) -> None:
     (folder / "config.json").unlink()
 
@@ -323,7 +327,8 @@ def not_finite(folder: Path) -> None:
         (wrong_shape, "the parent's shape says"),
         (other_model_type, "no table of parameter axes"),
         (quantized, "quantized"),
-        (broken_config, "is no config"),
+        (broken_config, "not valid JSON"),
+        (nameless_config, "no model_type"),
         (no_config, "no config.json"),
         (integers, "no floating-point numbers"),
         (lose_a_shard, "the file is missing"),

@@ -9,7 +9,7 @@ from kinfolk.errors import KinfolkError
 from kinfolk.family.shapes import Architecture
 from kinfolk.growth.claims import claims_preservation, describe
 from kinfolk.growth.grow import grow_weights
-from kinfolk.growth.precision import DoublePrecision
+from kinfolk.growth.precision import computing_in
 from kinfolk.growth.verify import copy_in, verify
 from kinfolk.plan.stages import Operator
 
@@ -126,7 +126,7 @@ def test_kl_and_loss_are_those_of_the_definition() -> None:
     parent, child = random_model("llama", PARENT, seed=0), random_model("llama", PARENT, seed=1)
     tokens = random_tokens(3, 7)
     measured = verify(parent, child, tokens, False).float64
-    with torch.no_grad(), DoublePrecision():
+    with torch.no_grad(), computing_in(torch.float64):
         p, q = (model(tokens).logits.log_softmax(-1) for model in (parent, child))
     assert measured.kl == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-9)
     for log, loss in ((p, measured.loss_before), (q, measured.loss_after)):

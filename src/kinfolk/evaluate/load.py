@@ -3,8 +3,6 @@
 Only safetensors, and no remote code: a checkpoint is data, and loading it must not run anything that it brings along.
 """
 
-import json
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +19,8 @@ from transformers import (
 )
 from transformers.utils import logging as _logging
 
-from kinfolk.errors import KinfolkError
+from kinfolk.checkpoint_folder import config_content, no_weights
+from kinfolk.errors import KinfolkError, in_short
 from kinfolk.train.model import check_token_ready, is_token_ready
 
 logging: Any = _logging
@@ -86,27 +85,9 @@ def read_text(path: str | Path) -> str:
 
 def _check_folder(folder: Path) -> None:
     """What can be said about a folder before transformers reads it."""
-    config = folder / "config.json"
-    if not config.is_file():
-        raise KinfolkError(
-            "the folder has no config.json, so it is not a Hugging Face checkpoint",
-            where=str(folder),
-            fix="give the folder of a member, such as runs/NAME/members/MEMBER",
-        )
-    try:
-        content = json.loads(config.read_bytes())
-    except (OSError, ValueError) as error:
-        raise KinfolkError(f"not valid JSON: {error}", where=str(config), fix="restore the file") from error
-    if not isinstance(content, dict):
-        raise KinfolkError("not a JSON object", where=str(config), fix="restore the file")
+    config_content(folder)
     if not any(folder.glob("*.safetensors")):
-        if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
-            raise KinfolkError(
-                "the weights are a pickle, which can run any code when it is loaded, and no safetensors are here",
-                where=str(folder),
-                fix="convert it where you trust it: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)",
-            )
-        raise KinfolkError("the folder holds no weights (*.safetensors)", where=str(folder), fix="copy them there")
+        raise no_weights(folder)
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         raise _no_tokenizer(str(folder))
 
@@ -155,7 +136,7 @@ def _load_tokenizer(name: str, is_folder: bool) -> PreTrainedTokenizerBase:
     except Exception as error:
         if is_folder:
             raise KinfolkError(
-                f"the tokenizer cannot be loaded: {_in_short(error)}",
+                f"the tokenizer cannot be loaded: {in_short(error)}",
                 where=name,
                 fix="copy the tokenizer files of the model there, unharmed",
             ) from error
@@ -174,12 +155,12 @@ def _config_error(name: str, is_folder: bool, error: Exception) -> KinfolkError:
         )
     if "model type" in message or "model_type" in message or "Unrecognized model" in message:
         return KinfolkError(
-            f"transformers does not know this architecture: {_in_short(error)}",
+            f"transformers does not know this architecture: {in_short(error)}",
             where=name,
             fix="use a checkpoint of a known architecture, or update transformers",
         )
     if is_folder:
-        return KinfolkError(f"config.json cannot be used: {_in_short(error)}", where=name, fix="restore the file")
+        return KinfolkError(f"config.json cannot be used: {in_short(error)}", where=name, fix="restore the file")
     return _hub_error(name, error)
 
 
@@ -188,7 +169,7 @@ def _weights_error(name: str, is_folder: bool, error: Exception) -> KinfolkError
         return KinfolkError("not a causal language model", where=name, fix="use a decoder such as Llama or Qwen3")
     if is_folder:
         return KinfolkError(
-            f"the weights cannot be loaded: {_in_short(error)}",
+            f"the weights cannot be loaded: {in_short(error)}",
             where=name,
             fix="copy the safetensors files again: they are damaged, incomplete or of another model",
         )
@@ -203,7 +184,7 @@ def _weights_error(name: str, is_folder: bool, error: Exception) -> KinfolkError
 
 def _hub_error(name: str, error: Exception) -> KinfolkError:
     return KinfolkError(
-        f"there is no such folder, and it cannot be had from the Hugging Face hub: {_in_short(error)}",
+        f"there is no such folder, and it cannot be had from the Hugging Face hub: {in_short(error)}",
         where=name,
         fix="check the name and the network, or download the model and give its folder",
     )
@@ -213,11 +194,6 @@ def _no_tokenizer(where: str) -> KinfolkError:
     return KinfolkError(
         "the folder has no tokenizer", where=where, fix="copy tokenizer.json and tokenizer_config.json there"
     )
-
-
-def _in_short(error: Exception) -> str:
-    """An exception's message on one line, or its type if it has none."""
-    return textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
 
 
 def _looks_like_path(name: str) -> bool:

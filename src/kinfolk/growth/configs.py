@@ -1,8 +1,6 @@
 """The config.json of a checkpoint: the parent's is read, the child's follows from it through transformers' classes."""
 
 import copy
-import json
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,8 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoConfig
 
-from kinfolk.errors import KinfolkError
+from kinfolk.checkpoint_folder import config_content
+from kinfolk.errors import KinfolkError, in_short
 from kinfolk.family.faults import did_you_mean, first_fault
 from kinfolk.family.shapes import Shape
 from kinfolk.growth.claims import obstacles
@@ -27,18 +26,9 @@ _OUTSIDE_SHAPE = ("vocab_size", "num_local_experts", "num_experts_per_tok")
 
 def read_config(folder: Path) -> Any:
     """The transformers config of a folder, of an architecture that can grow; KinfolkError for any other."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise KinfolkError(
-            "there is no config.json here, so this is no Hugging Face checkpoint",
-            where=str(folder),
-            fix="give the folder of a checkpoint",
-        )
-    try:
-        content = json.loads(path.read_bytes())
-        architecture = content["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise KinfolkError("is no config of a model: no model_type in it", where=str(path), fix="restore it") from error
+    content, path = config_content(folder), folder / "config.json"
+    if not isinstance(architecture := content.get("model_type"), str):
+        raise KinfolkError("is no config of a model: no model_type in it", where=str(path), fix="restore it")
     table_of(architecture)
     if content.get("quantization_config"):
         raise KinfolkError(
@@ -47,7 +37,7 @@ def read_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
-        raise KinfolkError(f"cannot be used: {_in_short(error)}", where=str(path), fix="restore the file") from error
+        raise KinfolkError(f"cannot be used: {in_short(error)}", where=str(path), fix="restore the file") from error
 
 
 def child_sizes(config: Any, changes: Changes, operator: Operator) -> Sizes:
@@ -92,7 +82,7 @@ def child_config(config: Any, child: Sizes, operator: Operator, dtype: torch.dty
         raise KinfolkError(error.problem, where=f"--to: {error.where}", fix=error.fix) from error
     except Exception as error:
         raise KinfolkError(
-            f"transformers refuses the shape: {_in_short(error)}", where="--to", fix=_nearest(config, child, operator)
+            f"transformers refuses the shape: {in_short(error)}", where="--to", fix=_nearest(config, child, operator)
         ) from error
 
 
@@ -145,7 +135,3 @@ def _nearest(config: Any, child: Sizes, operator: Operator) -> str:
                 continue
             return f"the nearest shape that it takes has hidden_size {size}"
     return "change the fields it names"
-
-
-def _in_short(error: Exception) -> str:
-    return textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__

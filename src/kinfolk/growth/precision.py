@@ -10,29 +10,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-
-class DoublePrecision(TorchFunctionMode):
-    """Within it, `.float()`, `.to(torch.float32)`, `softmax(..., dtype=torch.float32)` and their like give float64."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is Tensor.float:
-            return args[0].double()
-        if func is Tensor.view:  # which reads bytes as numbers, and rounds nothing
-            return func(*args, **(kwargs or {}))
-        return func(*map(_widened, args), **{name: _widened(value) for name, value in (kwargs or {}).items()})
+from kinfolk.growth.torch_calls import CallsBy
 
 
 def computing_in(dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """What a model of this dtype must be made and called in."""
-    return DoublePrecision() if dtype == torch.float64 else nullcontext()
+    """What a model of this dtype must be made and called in.
+
+    In float64, `.float()`, `.to(torch.float32)`, `softmax(..., dtype=torch.float32)` and their like give float64.
+    """
+    return CallsBy(_in_double) if dtype == torch.float64 else nullcontext()
+
+
+def _in_double(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    if func is Tensor.float:
+        return args[0].double()
+    if func is Tensor.view:  # which reads bytes as numbers, and rounds nothing
+        return func(*args, **kwargs)
+    return func(*map(_widened, args), **{name: _widened(value) for name, value in kwargs.items()})
 
 
 def _widened(value: Any) -> Any:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from kinfolk import files
+from kinfolk.checkpoint_folder import no_weights
 from kinfolk.errors import KinfolkError
 
 DTYPES = {
@@ -260,7 +261,7 @@ def _shards(folder: Path) -> list[tuple[Path, set[str]]]:
             return [(single, set())]
         found = sorted(folder.glob("*.safetensors"))
         if not found:
-            raise _no_weights(folder)
+            raise no_weights(folder)
         if len(found) > 1:
             raise KinfolkError(
                 f"there are {len(found)} safetensors files and no {INDEX}", where=str(folder), fix="copy the index too"
@@ -281,16 +282,6 @@ def _shards(folder: Path) -> list[tuple[Path, set[str]]]:
                 "the file is missing, and the index names it", where=str(folder / file), fix="copy it there"
             )
     return [(folder / file, names) for file, names in sorted(by_file.items())]
-
-
-def _no_weights(folder: Path) -> KinfolkError:
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
-        return KinfolkError(
-            "the weights are a pickle, which can run any code when it is loaded, and no safetensors are here",
-            where=str(folder),
-            fix="convert it where you trust it: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)",
-        )
-    return KinfolkError("the folder holds no weights (*.safetensors)", where=str(folder), fix="copy them there")
 
 
 def _read_header(file: OpenFile) -> dict[str, Entry]:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
@@ -23,6 +22,7 @@ from kinfolk.growth.axes import Axis, parts
 from kinfolk.growth.precision import computing_in
 from kinfolk.growth.safetensors import Entry
 from kinfolk.growth.tables import table_of, tied_alias
+from kinfolk.growth.torch_calls import CallsBy
 
 ELEMENTS_AT_ONCE = 1 << 22
 """Of a weight: 16 MiB in float32."""
@@ -33,7 +33,7 @@ def streamed_model(config: Any, weights: Mapping[str, Entry], dtype: torch.dtype
     config = copy.deepcopy(config)
     config._experts_implementation = "eager"  # which takes one expert after the other
     make: Any = AutoModelForCausalLM.from_config
-    with no_init_weights(), computing_in(dtype), _EmptyOnMeta():
+    with no_init_weights(), computing_in(dtype), CallsBy(_empty_on_meta):
         model: nn.Module = make(config, dtype=dtype, attn_implementation="eager")
     model.eval().requires_grad_(False)
     names = _Names(config, weights)
@@ -48,19 +48,9 @@ def streamed_model(config: Any, weights: Mapping[str, Entry], dtype: torch.dtype
     return model
 
 
-class _EmptyOnMeta(TorchFunctionMode):
+def _empty_on_meta(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Uninitialised tensors, which parameters are made of, take no memory; what is computed stays real."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.empty:
-            return func(*args, **{**(kwargs or {}), "device": "meta"})
-        return func(*args, **(kwargs or {}))
+    return func(*args, **(kwargs | {"device": "meta"} if func is torch.empty else kwargs))
 
 
 class _Names:

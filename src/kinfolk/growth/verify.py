@@ -61,7 +61,7 @@ def verify(
 def copy_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy of a transformers model, in evaluation mode and with parameters in `dtype`; ties stay ties.
 
-    A copy in float64 is to be called within `DoublePrecision`. Parameters that already have the dtype are
+    A copy in float64 is to be called within `computing_in(torch.float64)`. Parameters that already have the dtype are
     shared, not copied; none of the copy's requires a gradient.
     """
     memo: dict[int, Any] = {
