@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,24 +29,35 @@ def test_candidates_share_one_parent_and_end_in_one_stage_each(tmp_path: Path) -
     assert {stage.steps for stage in short.stages if isinstance(stage.source, Grow)} == {3}
 
 
-def test_a_probe_ranks_what_it_has_trained_from_a_checkpoint(finished: Path, tmp_path: Path) -> None:
-    source = finished / "members" / "small"
+def test_a_probe_ranks_what_it_has_trained_from_a_checkpoint(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    source = Path("members/small")
     loaded = family(tmp_path)
     view = RecordingView()
-    ranked = probe_growth(loaded, str(source), {"intermediate_size": 64}, 4, tmp_path / "probe", view)
+    ranked = probe_growth(loaded, source, {"intermediate_size": 64}, 4, tmp_path / "probe", view)
     assert [each.loss for each in ranked] == sorted(each.loss for each in ranked)
     assert {each.name for each in ranked} == {"default", *WIDTHS}
     assert all(max(each.losses) == 4 for each in ranked)
     # Candidates that keep the function begin at the source's loss, and training has changed them apart.
     assert len({each.loss for each in ranked}) > 1
-    again = probe_growth(loaded, str(source), {"intermediate_size": 64}, 4, tmp_path / "probe", view)
+    # From elsewhere, and so by another path.
+    monkeypatch.chdir(tmp_path)
+    again = probe_growth(loaded, finished / source, {"intermediate_size": 64}, 4, tmp_path / "probe", view)
     assert [each.losses for each in again] == [each.losses for each in ranked]
 
 
 def test_what_cannot_be_probed(finished: Path, tmp_path: Path) -> None:
     source = finished / "members" / "small"
     with pytest.raises(KinfolkError, match="same shape"):
-        probe_growth(family(tmp_path), str(source), {}, 4, tmp_path / "probe", RecordingView())
+        probe_growth(family(tmp_path), source, {}, 4, tmp_path / "probe", RecordingView())
+    baseless = shutil.copytree(source, tmp_path / "baseless")
+    fields = json.loads((baseless / "config.json").read_text())
+    rope = {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+    (baseless / "config.json").write_text(json.dumps(fields | {"model_type": "qwen3", "rope_parameters": rope}))
+    with pytest.raises(KinfolkError, match="rope_theta"):
+        probe_growth(family(tmp_path), baseless, {"intermediate_size": 64}, 4, tmp_path / "probe", RecordingView())
     assert not (tmp_path / "probe").exists()
 
 

@@ -56,7 +56,7 @@ class Candidate:
 
 def probe_growth(
     loaded: LoadedFamily,
-    source: str,
+    source: Path,
     changes: Changes,
     steps: int,
     folder: Path,
@@ -68,8 +68,9 @@ def probe_growth(
     `changes` are the sizes that grow, named as in a config. `folder` is a run directory; a probe that was stopped goes
     on in it. Raises KinfolkError for what the family or the checkpoint does not allow.
     """
-    config = read_config(Path(source))
-    model = _model_of(config, loaded, source)
+    source = source.resolve()
+    config = read_config(source)
+    model = _model_of(config, loaded, str(source))
     parent, child = sizes_of_config(config), child_sizes(config, changes, Operator())
     if child.vocab_size != parent.vocab_size:
         raise KinfolkError(
@@ -88,11 +89,11 @@ def probe_growth(
         "members": members,
         "strategy": "progressive",
         "parent_credit": 0.0,
-        "tokenizer": LoadedTokenizer(load=str(Path(source).resolve())),
+        "tokenizer": LoadedTokenizer(load=str(source)),
         "model": model,
     }
     trial = replace(loaded, family=family.model_copy(update=changed))
-    strategy = partial(probe, candidates=candidates, parent=Load(source))
+    strategy = partial(probe, candidates=candidates, parent=Load(str(source)))
     build(trial, folder, view, strategy)
     run = open_run(trial, folder, strategy)
     found = [
@@ -111,6 +112,12 @@ def _model_of(config: PreTrainedConfig, loaded: LoadedFamily, source: str) -> Mo
             f"{config.model_type}",
             where=source,
             fix="grow without --probe",
+        )
+    if "rope_theta" not in rope:
+        raise KinfolkError(
+            "config.json says no rope_theta, the base of its rotary positions",
+            where=source,
+            fix="add rope_theta to its rope_parameters, as the model was trained",
         )
     return loaded.family.model.model_copy(
         update={

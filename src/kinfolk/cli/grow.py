@@ -121,7 +121,7 @@ def _probe(
     folder = target.with_name(target.name + ".probe")
     try:
         with LiveView(console) as view:
-            ranked = probe_growth(load_family(family), str(source), changes, steps, folder, view)
+            ranked = probe_growth(load_family(family), source, changes, steps, folder, view)
     except Interrupted as stop:
         console.print(f"stopped by {stop}; the same command goes on from there")
         raise typer.Exit(128 + stop.number) from stop
