@@ -149,7 +149,7 @@ def write_weights(job: Job, folder: Path, progress: Progress = lambda what, done
     threads = torch.get_num_threads()
     # A thread of ours for each core; torch's own within them would only be in the way.
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(max(1, min(len(os.sched_getaffinity(0)), 8)))
+    pool = ThreadPoolExecutor(min(_cores(), 8))
     try:
         running = [pool.submit(grow, name) for name in job.layout]
         finished, _ = wait(running, return_when=FIRST_EXCEPTION)
@@ -161,6 +161,12 @@ def write_weights(job: Job, folder: Path, progress: Progress = lambda what, done
         pool.shutdown(cancel_futures=True)
         writer.abandon()
         torch.set_num_threads(threads)
+
+
+def _cores() -> int:
+    """Cores that this process may use; all of them where the system does not say (macOS)."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def copy_along(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import resource
+import sys
 from pathlib import Path
 
 
@@ -11,4 +12,5 @@ def peak_memory_bytes() -> int:
         status = Path("/proc/self/status").read_text("ascii", errors="replace")
         return int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0]) * 1024
     except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # In bytes on macOS, in KiB elsewhere.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
