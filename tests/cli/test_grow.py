@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "growth"))
 from checkpoints import contents, save
 from micro import RecordingView, family
 from typer.testing import CliRunner

@@ -5,19 +5,16 @@ import json
 import os
 import shutil
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stories260k
 import torch
 from checkpoints import VOCABULARY, WIDER, changes_of, contents, logits, model, save
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluate"))
-import stories260k
 
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.load import load_checkpoint

@@ -1,20 +1,16 @@
 """Replayed decisions: on a ladder whose law is known, on the public points, and as the command shows them."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from public_data import DATA
 from typer.testing import CliRunner
 
 from kinfolk.cli.app import app
 from kinfolk.errors import KinfolkError
 from kinfolk.laws.published import LAWS
-
-sys.path.append(str(Path(__file__).parents[1] / "laws"))
-
-from public_data import DATA
 
 TRUTH = LAWS["besiroglu"]
 
