@@ -119,8 +119,11 @@ def test_score(work: Path, run: Path, member: str) -> float:
     kept = run / "test.json"
     scores: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
     if member not in scores:
+        import torch
+
         from kinfolk.evaluate.measure import measure
 
+        torch.set_num_threads(1)
         scores[member] = measure(str(run / "members" / member), text=work / "test.txt", run=None).bits_per_byte
         kept.write_text(json.dumps(scores))
     return scores[member]
