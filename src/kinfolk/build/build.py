@@ -126,7 +126,7 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
     rates = stage_rates(run.plan, stage.name, run.family.model.architecture, parameters_of(model))
     try:
         trained = train_stage(
-            stage, model, run.store, recipe, context, precision, engine, folder, view, interruption, rates
+            stage, model, run.store_of(stage), recipe, context, precision, engine, folder, view, interruption, rates
         )
     except Interrupted:
         if engine.is_main:
@@ -156,6 +156,7 @@ def _start_stage(run: Run, stage: Stage, precision: Precision, view: BuildView) 
         precision=precision,
         source=source_document(stage.source),
         objective=objective_document(stage.objective),
+        data=list(stage.data),
     )
     checkpoint.save(saves, state, position, alone())
 

@@ -7,7 +7,6 @@ import psutil
 import torch
 
 from kinfolk.build.build import versions
-from kinfolk.family.shapes import parameter_count
 from kinfolk.family.spec import Family
 from kinfolk.plan.document import plan_document
 from kinfolk.plan.strategies import plan_family
@@ -50,11 +49,7 @@ def needs_of(family: Family, machine: dict[str, Any], origin: str | None = None)
         return {"buildable": f"no: {unshaped[0]} has a number of parameters and no shape; plan it with `kinfolk plan`"}
     plan = plan_family(family, origin)
     document = plan_document(family, plan)
-    counts = [
-        parameter_count(member.shape, family.embedding_rows, family.model.architecture).total
-        for member in family.members
-        if member.shape
-    ]
+    counts = [stage["parameters"]["total"] for stage in document["stages"] if stage["member"]]
     # Growing holds a parent's and a child's state and verifies in float64.
     memory = TRAINING_BYTES_PER_PARAMETER * max(counts) * 2 + 2**30
     # Every stage keeps a checkpoint, and its second one is written before the first is deleted; members are float32.

@@ -5,12 +5,14 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from kinfolk.build.forecast import check_forecast
-from kinfolk.build.members import export_member, model_card
+from kinfolk.build.members import export_member, model_card, versions_of
 from kinfolk.build.origin import load_stage_model
 from kinfolk.build.run import BuildView, Run, data_counts
+from kinfolk.data.versions import joined
 from kinfolk.evaluate.consistency import adjacent_kl
 from kinfolk.evaluate.loss import held_out_documents, score
 from kinfolk.evaluate.samples import sample_text
+from kinfolk.family.data import FIRST
 from kinfolk.plan.stages import Stage
 from kinfolk.train.engine import Engine, alone
 from kinfolk.train.stage import held_out_sample
@@ -32,9 +34,12 @@ def finish_member(run: Run, stage: Stage, engine: Engine, view: BuildView) -> No
     seed = run.family.recipe.seed
     samples = sample_text(model, run.tokenizer, _prompts(run), SAMPLE_TOKENS, seed, engine.device)
     kl = _kl_from_previous(run, stage, model, engine)
+    newest = _held_out_of_version(run, stage, model, engine)
     alone().place(model)
     target = run.member(stage.member)
-    card = model_card(stage, run.plan, run.family, run.document, data_counts(run.store), held_out)
+    versions = versions_of(run.plan, stage)
+    data = data_counts(joined(run.stores, versions))
+    card = model_card(stage, run.plan, run.family, run.document, data, held_out, newest)
     digest = export_member(target, model, run.tokenizer, card)
     run.ledger.append(
         "member_finished",
@@ -43,6 +48,7 @@ def finish_member(run: Run, stage: Stage, engine: Engine, view: BuildView) -> No
         path=str(target.relative_to(run.folder)),
         sha256=digest,
         held_out=held_out,
+        held_out_of_version=newest,
         samples=samples,
         kl_from_previous=kl,
     )
@@ -54,16 +60,27 @@ def finish_member(run: Run, stage: Stage, engine: Engine, view: BuildView) -> No
 
 
 def _kl_from_previous(run: Run, stage: Stage, model: PreTrainedModel, engine: Engine) -> dict[str, Any] | None:
-    """How far the next smaller member's predictions are from this one's; None for the smallest."""
-    names = [member.name for member in run.family.members]
-    index = names.index(str(stage.member))
+    """How far the predictions of the next smaller member, or of the version before, are from this one's."""
+    finished = [each for each in run.plan.stages if each.member]
+    index = finished.index(stage)
     if index == 0:
         return None
-    previous = next(each for each in run.plan.stages if each.member == names[index - 1])
+    previous = finished[index - 1]
     small = load_stage_model(previous, run.family, run.store, run.stages)
     engine.place(small)
     sequences = held_out_sample(run.store, run.family.model.context_length)
     return {"previous": previous.member, **adjacent_kl(small, model, sequences, engine.device).to_dict()}
+
+
+def _held_out_of_version(run: Run, stage: Stage, model: PreTrainedModel, engine: Engine) -> dict[str, Any] | None:
+    """The score on what is held out of the newest data that the member has read; None where that is the first."""
+    version = stage.data[-1]
+    store = run.stores[version]
+    if version == FIRST or not len(store.held_out_documents):
+        return None
+    context = run.family.model.context_length
+    found = score(model, held_out_documents(store), store.separator_id, context, engine.device)
+    return {"version": version, **found.to_dict()}
 
 
 def _prompts(run: Run) -> list[str]:

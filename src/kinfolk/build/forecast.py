@@ -6,7 +6,7 @@ that was killed goes on with the same forecasts. Only members are checked: an un
 
 from typing import Any
 
-from kinfolk.build.run import LAW, BuildView, Run
+from kinfolk.build.run import LAW, BuildView, Run, later_tokens
 from kinfolk.laws.choose import ChosenLaw
 from kinfolk.laws.loss import LossLaw, load_law
 from kinfolk.laws.update import Point, updated
@@ -61,10 +61,10 @@ def _losses(run: Run, law: LossLaw) -> dict[str, float]:
 
 def _forecasts(run: Run, law: LossLaw, losses: dict[str, float]) -> dict[str, MemberForecast]:
     """Every member's forecast by the law with these members taken in."""
-    unique = len(run.store.train)
+    unique, later = len(run.store.train), later_tokens(run.stores)
 
     def by(current: LossLaw) -> dict[str, MemberForecast]:
-        found = forecast_members(run.family, run.plan, ChosenLaw(current, None, "unknown"), unique)
+        found = forecast_members(run.family, run.plan, ChosenLaw(current, None, "unknown"), unique, later)
         return {forecast.member: forecast for forecast in found}
 
     where = by(law)

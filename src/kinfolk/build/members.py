@@ -41,10 +41,23 @@ def _without_progress_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+def versions_of(plan: Plan, stage: Stage) -> list[str]:
+    """Names of the versions of the data that a stage's lineage has read, in that order."""
+    return list(dict.fromkeys(name for part in plan.lineage(stage.name) for name in part.data))
+
+
 def model_card(
-    stage: Stage, plan: Plan, family: Family, document: dict[str, Any], data: dict[str, Any], held_out: dict[str, Any]
+    stage: Stage,
+    plan: Plan,
+    family: Family,
+    document: dict[str, Any],
+    data: dict[str, Any],
+    held_out: dict[str, Any],
+    newest: dict[str, Any] | None = None,
 ) -> str:
     """The member's README.md: what it is, where it comes from, what it cost, how good it is, how to load it.
+
+    `data` counts what it was trained on, and `newest` is its score on the held-out part of a later version of the data.
 
     Holds no times and no paths of the machine, so that the same family gives the same bytes.
     """
@@ -53,7 +66,7 @@ def model_card(
     lineage = [by_name[ancestor.name] for ancestor in plan.lineage(stage.name)]
     six_nd = sum(ancestor["flops"]["six_nd"] for ancestor in lineage)
     matmul = sum(ancestor["flops"]["matmul"] for ancestor in lineage)
-    shape = entry["shape"]
+    shape, read = entry["shape"], versions_of(plan, stage)
     perplexity = "beyond floating point" if held_out["perplexity"] is None else f"{held_out['perplexity']:.3f}"
     rows = "\n".join(_lineage_row(plan.stage(ancestor["name"]), ancestor) for ancestor in lineage)
     return f"""---
@@ -83,7 +96,7 @@ On the family's held-out documents ({held_out["documents"]:,} documents, {held_o
 | loss (nats per token) | perplexity | bits per byte |
 |---|---|---|
 | {held_out["loss"]:.4f} | {perplexity} | {held_out["bits_per_byte"]:.4f} |
-
+{_newest_sentence(newest)}
 ## Lineage
 The FLOPs are those of training, counted as 6ND and as the matrix products of the real model. Together:
 {six_nd:.4g} (6ND), {matmul:.4g} (matmul).
@@ -93,7 +106,7 @@ The FLOPs are those of training, counted as 6ND and as the matrix products of th
 {rows}
 
 ## Training data
-{_data_sentence(family)} {data["train_documents"]:,} documents, {data["train_bytes"]:,} bytes, \
+{_data_sentence(family, read)} {data["train_documents"]:,} documents, {data["train_bytes"]:,} bytes, \
 {data["train_tokens"]:,} tokens; held out by document.
 
 ## How to load
@@ -116,9 +129,17 @@ def _lineage_row(stage: Stage, entry: dict[str, Any]) -> str:
     )
 
 
-def _data_sentence(family: Family) -> str:
+def _newest_sentence(newest: dict[str, Any] | None) -> str:
+    if newest is None:
+        return ""
+    documents = f"{newest['documents']:,} documents, {newest['bytes']:,} bytes"
+    scores = f"{newest['loss']:.4f} nats per token, {newest['bits_per_byte']:.4f} bits per byte"
+    return f"\nOn those of version {newest['version']} of the data ({documents}): {scores}.\n"
+
+
+def _data_sentence(family: Family, versions: list[str]) -> str:
     names: list[str] = []
-    for source in family.data.train:
+    for source in [source for version in versions for source in family.data.sources_of(version)]:
         if isinstance(source, BuiltinSource):
             names.append(source.builtin)
         elif isinstance(source, HuggingFaceSource):

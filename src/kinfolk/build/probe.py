@@ -91,6 +91,7 @@ def probe_growth(
         "parent_credit": 0.0,
         "tokenizer": LoadedTokenizer(load=str(source)),
         "model": model,
+        "data": family.data.model_copy(update={"versions": []}),
     }
     trial = replace(loaded, family=family.model_copy(update=changed))
     strategy = partial(probe, candidates=candidates, parent=Load(str(source)))

@@ -11,9 +11,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from kinfolk import files
 from kinfolk.build.ledger import Ledger
-from kinfolk.data import tokens
 from kinfolk.data.tokens import TokenStore
+from kinfolk.data.versions import Stores, joined, open_versions, prepare_versions
 from kinfolk.errors import KinfolkError
+from kinfolk.family.data import FIRST
 from kinfolk.family.load import LoadedFamily, dump_family, first_difference, load_family, with_absolute_paths
 from kinfolk.family.spec import Family
 from kinfolk.laws.choose import ChosenLaw
@@ -45,9 +46,18 @@ class Run:
     plan: Plan
     document: dict[str, Any]
     """The plan with its costs, as plan.json holds it."""
-    store: TokenStore
+    stores: Stores
     tokenizer: PreTrainedTokenizerBase
     ledger: Ledger
+
+    @property
+    def store(self) -> TokenStore:
+        """The first version of the data, whose tokenizer and held-out part are everyone's."""
+        return self.stores[FIRST]
+
+    def store_of(self, stage: Stage) -> TokenStore:
+        """What a stage reads."""
+        return joined(self.stores, stage.data)
 
     @property
     def stages(self) -> Path:
@@ -72,23 +82,27 @@ def begin_run(
 ) -> None:
     """Tokenise the data and write down the resolved family and plan, as far as that was not done before.
 
-    A family that only has more members than the run was begun with extends it. KinfolkError for a folder that holds
-    another family, and for what is wrong with the data.
+    A family that only has more members, or more versions of the data, than the run was begun with extends it.
+    KinfolkError for a folder that holds another family, and for what is wrong with the data.
     """
     began = time.monotonic()
     family = with_absolute_paths(loaded)
     record = folder / "family.yaml"
-    added = _added_members(record, family, folder) if record.exists() else []
+    members, versions = _added(record, family, folder) if record.exists() else ([], [])
+    added = bool(members or versions)
     shutil.rmtree(folder / ("data" + files.UNFINISHED), ignore_errors=True)
-    store = tokens.prepare(family, loaded.folder, folder / "data", view.prepared, where=loaded.origin)
+    stores = prepare_versions(family, loaded.folder, folder / "data", view.prepared, where=loaded.origin)
     ledger = Ledger(folder / "ledger.jsonl")
+    known = {event["version"] for event in ledger.events("version_prepared")}
     if not ledger.events("data_prepared"):
-        ledger.append("data_prepared", **data_counts(store), seconds=time.monotonic() - began)
-    settled = _with_vocabulary(family, store)
+        ledger.append("data_prepared", **data_counts(stores[FIRST]), seconds=time.monotonic() - began)
+    for name in [name for name in stores if name not in (FIRST, *known)]:
+        ledger.append("version_prepared", version=name, **data_counts(stores[name]))
+    settled = _with_vocabulary(family, stores[FIRST])
     if added:
-        _check_earlier_stages(record, settled, store, folder, strategy)
+        _check_earlier_stages(record, settled, stores[FIRST], folder, strategy)
     if added or not record.exists():
-        document = plan_document(settled, strategy(settled), len(store.train), law)
+        document = _document(settled, strategy(settled), stores, law)
         for warning in document["warnings"]:
             view.say(f"warning: {warning}")
         files.write_json(folder / "plan.json", document)
@@ -96,32 +110,45 @@ def begin_run(
     if law is not None:
         save_law(folder / LAW, law.law)
     if added:
-        ledger.append("extended", members=added)
+        ledger.append("extended", members=members, versions=versions)
 
 
-def _added_members(record: Path, family: Family, folder: Path) -> list[str]:
-    """Names of the members that the family has behind those of the record; KinfolkError for any other difference."""
+def _added(record: Path, family: Family, folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the members, and of the versions of the data, that the family has behind those of the record.
+
+    KinfolkError for any other difference, and for a member behind one whose versions the run has.
+    """
     recorded = load_family(str(record)).family
-    before = len(recorded.members)
-    beginning = family.model_copy(update={"members": family.members[:before]})
+    members, versions = recorded.members, recorded.data.versions
+    data = family.data.model_copy(update={"versions": family.data.versions[: len(versions)]})
+    beginning = family.model_copy(update={"members": family.members[: len(members)], "data": data})
     difference = first_difference(dump_family(recorded), dump_family(beginning))
     if difference:
         raise KinfolkError(
             f"this run directory was begun with another family file: {difference}",
             where=str(folder),
-            fix="use the same family file and --set values, or another --run; only members may be added, at the end",
+            fix="use the same family file and --set values, or another --run; only members and versions of the data "
+            "may be added, at the end",
         )
-    return [member.name for member in family.members[before:]]
+    more = [member.name for member in family.members[len(members) :]]
+    if more and versions:
+        raise KinfolkError(
+            f"{more[0]} cannot be added: versions of the data continue the largest member, and here they have already "
+            f"continued {members[-1].name}",
+            where=str(folder),
+            fix="add members before versions of the data, or build into another --run",
+        )
+    return more, [version.name for version in family.data.versions[len(versions) :]]
 
 
 def _check_earlier_stages(record: Path, family: Family, store: TokenStore, folder: Path, strategy: Strategy) -> None:
-    """Refuse new members that would change a stage that the run has: what is trained cannot be undone."""
+    """Refuse what would change a stage that the run has: what is trained cannot be undone."""
     before = strategy(_with_vocabulary(load_family(str(record)).family, store))
     after = {stage.name: stage for stage in strategy(family).stages}
     changed = [stage.name for stage in before.stages if after.get(stage.name) != stage]
     if changed:
         raise KinfolkError(
-            f"with the new members, stage {changed[0]} would be trained in another way than it was",
+            f"with what was added, stage {changed[0]} would be trained in another way than it was",
             where=str(folder),
             fix="build into another --run; strategy trunk, and progressive with growth.start finished, can be extended",
         )
@@ -129,12 +156,21 @@ def _check_earlier_stages(record: Path, family: Family, store: TokenStore, folde
 
 def open_run(loaded: LoadedFamily, folder: Path, strategy: Strategy = plan_family) -> Run:
     """Open a directory that `begin_run` has prepared."""
-    store = tokens.open_store(folder / "data")
-    family = _with_vocabulary(with_absolute_paths(loaded), store)
+    stores = open_versions(loaded.family.data, folder / "data")
+    family = _with_vocabulary(with_absolute_paths(loaded), stores[FIRST])
     plan = strategy(family)
-    tokenizer = AutoTokenizer.from_pretrained(store.tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(stores[FIRST].tokenizer)
     ledger = Ledger(folder / "ledger.jsonl")
-    return Run(folder, family, plan, plan_document(family, plan, len(store.train)), store, tokenizer, ledger)
+    return Run(folder, family, plan, _document(family, plan, stores), stores, tokenizer, ledger)
+
+
+def _document(family: Family, plan: Plan, stores: Stores, law: ChosenLaw | None = None) -> dict[str, Any]:
+    return plan_document(family, plan, len(stores[FIRST].train), law, later_tokens(stores))
+
+
+def later_tokens(stores: Stores) -> dict[str, int]:
+    """Training tokens of the versions behind the first, by name."""
+    return {name: len(store.train) for name, store in stores.items() if name != FIRST}
 
 
 def unfinished_members(run: Run) -> set[str]:

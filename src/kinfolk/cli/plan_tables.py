@@ -50,7 +50,7 @@ def print_plan(document: dict[str, Any]) -> None:
         table.add_row(
             stage["name"],
             stage["parent"] or "scratch",
-            f"patches of {stage['objective']['size']}" if stage["objective"]["kind"] == "patch" else "tokens",
+            _reads(stage, bool(document["versions"])),
             f"{shape['num_hidden_layers']} x {shape['hidden_size']}" if shape else "-",
             short(parameters["total"] if shape else parameters["counted"]),
             short(parameters["non_embedding"]) if shape else "-",
@@ -75,9 +75,37 @@ def print_plan(document: dict[str, Any]) -> None:
         f"{gpu['name']} at {gpu['utilisation']:.0%} of its peak"
     )
     print(f"the longest line of stages reads {short(document['data']['tokens_read'])} tokens")
+    if document["versions"]:
+        _print_versions(document["versions"])
     print_forecasts(document["forecast"])
     for warning in document["warnings"]:
         print(f"warning: {warning}")
+
+
+def _reads(stage: dict[str, Any], versions: bool) -> str:
+    """What a stage reads, and of which version of the data where there are several."""
+    kind = f"patches of {stage['objective']['size']}" if stage["objective"]["kind"] == "patch" else "tokens"
+    return f"{kind}, {' + '.join(stage['data'])}" if versions else kind
+
+
+def _print_versions(rows: list[dict[str, Any]]) -> None:
+    """Every version of the data beside training it from scratch on all data so far."""
+    table = Table(title="versions of the data, 6ND FLOPs", title_justify="left")
+    table.add_column("version", no_wrap=True)
+    table.add_column("members", no_wrap=True)
+    for heading in ("new tokens", "costs", "from scratch", "so far", "from scratch", "of it", "saving"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        kinds = ("cost", "from_scratch", "so_far", "from_scratch_so_far")
+        table.add_row(
+            row["version"],
+            ", ".join(row["members"]),
+            short(row["tokens"]),
+            *(f"{row[kind]['six_nd']:.3g}" for kind in kinds),
+            f"{1 - row['saving']:.1%}",
+            f"{row['saving']:.1%}",
+        )
+    Console(width=None if Console().is_terminal else 140).print(table)
 
 
 def print_forecasts(forecast: dict[str, Any]) -> None:

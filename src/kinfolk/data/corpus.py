@@ -21,7 +21,7 @@ from typing import Any
 
 from kinfolk.data.formats import SUPPORTED, Document, ending, expand_home, read_file, text_of
 from kinfolk.errors import KinfolkError
-from kinfolk.family.data import Data, HuggingFaceSource, PathSource, Source
+from kinfolk.family.data import FIRST, Data, HuggingFaceSource, PathSource, Source
 from kinfolk.files import sha256
 
 __all__ = ["Document", "fingerprint", "held_out_fraction", "read_documents", "sources", "split"]
@@ -31,13 +31,15 @@ _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _NOT_THE_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 
 
-def sources(data: Data, where: str) -> list[tuple[str, Source, bool]]:
-    """All sources in the order in which they are read: (place for errors, source, held out as a whole).
+def sources(data: Data, where: str, version: str = FIRST) -> list[tuple[str, Source, bool]]:
+    """All sources of a version in the order in which they are read: (place for errors, source, held out as a whole).
 
     Those held out come first, so that a training document can be told at once to be among them.
     """
     held_out = [(f"{where}: data.held_out.sources[{i}]", s, True) for i, s in enumerate(data.held_out.sources)]
-    return held_out + [(f"{where}: data.train[{i}]", s, False) for i, s in enumerate(data.train)]
+    names = [each.name for each in data.versions]
+    field = "data" if version == FIRST else f"data.versions[{names.index(version)}]"
+    return held_out + [(f"{where}: {field}.train[{i}]", s, False) for i, s in enumerate(data.sources_of(version))]
 
 
 def read_documents(source: Source, folder: Path, where: str) -> Iterator[Document]:
@@ -89,23 +91,24 @@ def held_out_fraction(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big") / 2**11 / 2**53
 
 
-def split(data: Data, folder: Path, where: str) -> Iterator[tuple[Document, bool]]:
-    """Yield every document of a family with whether it is held out.
+def split(data: Data, folder: Path, where: str, version: str = FIRST) -> Iterator[tuple[Document, bool]]:
+    """Yield every document of a version of a family's data with whether it is held out.
 
     With sources of their own, those documents are held out, and one that is also in the training sources is a
     KinfolkError that names both; memory holds a hash of each held-out text. Otherwise the hash of the text alone
-    decides, so equal documents fall on the same side; at the end of the stream it is a KinfolkError if one side is
-    empty. `where` is the family file, for errors.
+    decides, so equal documents fall on the same side, whatever version they are in; at the end of the stream it is a
+    KinfolkError if one side is empty, but a later version need not have documents to hold out. `where` is the family
+    file, for errors.
     """
     if data.held_out.sources:
-        yield from _split_by_source(data, folder, where)
+        yield from _split_by_source(data, folder, where, version)
     else:
-        yield from _split_by_share(data, folder, where)
+        yield from _split_by_share(data, folder, where, version)
 
 
-def _split_by_source(data: Data, folder: Path, where: str) -> Iterator[tuple[Document, bool]]:
+def _split_by_source(data: Data, folder: Path, where: str, version: str) -> Iterator[tuple[Document, bool]]:
     held_out_ids: dict[bytes, str] = {}
-    for place, source, held_out in sources(data, where):
+    for place, source, held_out in sources(data, where, version):
         for document in read_documents(source, folder, place):
             digest = hashlib.sha256(document.text.encode("utf-8")).digest()
             if held_out:
@@ -119,14 +122,14 @@ def _split_by_source(data: Data, folder: Path, where: str) -> Iterator[tuple[Doc
             yield document, held_out
 
 
-def _split_by_share(data: Data, folder: Path, where: str) -> Iterator[tuple[Document, bool]]:
+def _split_by_share(data: Data, folder: Path, where: str, version: str) -> Iterator[tuple[Document, bool]]:
     share, lowest, highest, count = data.held_out.share, 1.0, 0.0, 0
-    for place, source, _ in sources(data, where):
+    for place, source, _ in sources(data, where, version):
         for document in read_documents(source, folder, place):
             fraction = held_out_fraction(document.text)
             lowest, highest, count = min(lowest, fraction), max(highest, fraction), count + 1
             yield document, fraction < share
-    if lowest < share <= highest:
+    if share <= highest and (lowest < share or version != FIRST):
         return
     side = "held out" if share <= lowest else "left to train on"
     if lowest == highest:
@@ -137,10 +140,14 @@ def _split_by_share(data: Data, folder: Path, where: str) -> Iterator[tuple[Docu
         rounded = math.floor(highest * 1e4) / 1e4
         fix = f"set data.held_out.share to {rounded if rounded > lowest else highest:.17g} or less"
     raise KinfolkError(
-        f"a share of {share:g} of {count} documents (chosen by hash) leaves none {side}",
+        f"a share of {share:g} of {count} documents{_of(version)} (chosen by hash) leaves none {side}",
         where=f"{where}: data.held_out.share",
         fix=fix,
     )
+
+
+def _of(version: str) -> str:
+    return "" if version == FIRST else f" of version {version}"
 
 
 def _files(source: PathSource, folder: Path, where: str) -> list[str]:

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kinfolk.data.joined import JoinedTokens
+
+Tokens = NDArray[np.unsignedinteger] | JoinedTokens
+
 _ROUNDS = 8
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, the increment of splitmix64
@@ -53,9 +57,7 @@ def _places_of(numbers: NDArray[np.uint64], per_epoch: int, seed: int) -> NDArra
     return order.astype(np.int64)
 
 
-def batch(
-    tokens: NDArray[np.unsignedinteger], context_length: int, first: int, count: int, seed: int
-) -> NDArray[np.int64]:
+def batch(tokens: Tokens, context_length: int, first: int, count: int, seed: int) -> NDArray[np.int64]:
     """Training sequences `first` to `first + count - 1` of a run: int64 (count, context_length + 1).
 
     Columns [:-1] are the inputs and [1:] the targets. `tokens` is one-dimensional and may be a memory map. A rank
@@ -96,7 +98,7 @@ class Reading:
         return epochs(sequences_seen, self.blocks_per_epoch(tokens) * self.block)
 
 
-def read(tokens: NDArray[np.unsignedinteger], reading: Reading, first: int, count: int, seed: int) -> NDArray[np.int64]:
+def read(tokens: Tokens, reading: Reading, first: int, count: int, seed: int) -> NDArray[np.int64]:
     """Rows `first` to `first + count - 1` of a stage: int64 (count, patch_size x (context_length + 1)).
 
     All but the last `patch_size` columns are inputs, all but the first `patch_size` targets. At token level without
@@ -127,9 +129,11 @@ def _spread(rows: NDArray[np.int64], reading: Reading, per_epoch: int) -> tuple[
     return edges[part] + offset % size, offset // size
 
 
-def _cut(tokens: NDArray[np.unsignedinteger], starts: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    cut: NDArray[np.int64] = np.asarray(tokens)[starts[:, None] + np.arange(width)].astype(np.int64)
-    return cut
+def _cut(tokens: Tokens, starts: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    places = starts[:, None] + np.arange(width)
+    # A plain array is indexed faster than the memory map that it is.
+    cut = tokens[places] if isinstance(tokens, JoinedTokens) else np.asarray(tokens)[places]
+    return cut.astype(np.int64)
 
 
 def epochs(sequences_seen: int, per_epoch: int) -> float:

@@ -6,6 +6,7 @@
       train.bin              token ids, little-endian uint16, or uint32 for a vocabulary above 65,536
       train_documents.bin    int64 pairs, one per document: where it starts in train.bin, and its UTF-8 bytes
       held_out.bin, held_out_documents.bin
+      versions/NAME/         the same of each later version, but for the tokenizer; see `kinfolk.data.versions`
 
 Every document begins with the separator: <|endoftext|> and then the document's tokens.
 """
@@ -16,13 +17,14 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfolk.data.corpus import fingerprint, sources, split
+from kinfolk.data.corpus import Document, fingerprint, sources, split
 from kinfolk.data.encoding import Part, encode_corpus
+from kinfolk.data.loader import Tokens
 from kinfolk.data.tokenizer import (
     check_vocabulary,
     document_encoder,
@@ -32,9 +34,12 @@ from kinfolk.data.tokenizer import (
     vocabulary_size,
 )
 from kinfolk.errors import KinfolkError
-from kinfolk.family.data import LoadedTokenizer
+from kinfolk.family.data import FIRST, LoadedTokenizer
 from kinfolk.family.spec import Family
 from kinfolk.files import new_directory, sha256, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, how many bytes of text are done, and how many there are in all, if that is known."""
@@ -69,7 +74,7 @@ class TokenStore:
     """A tokenised corpus: arrays are one-dimensional memory maps that cannot be written to."""
 
     folder: Path
-    train: NDArray[np.unsignedinteger]
+    train: Tokens
     held_out: NDArray[np.unsignedinteger]
     train_documents: Documents
     held_out_documents: Documents
@@ -94,20 +99,26 @@ def prepare(
     KinfolkError too if there are fewer training tokens than one sequence, and for every fault of the data.
     """
     if target.exists():
-        manifest = _read_manifest(target)
-        change = _change(manifest["made_from"], _made_from(family, folder, where))
-        if change:
-            raise KinfolkError(
-                f"{change} since this run was begun, and a run cannot go on with other data",
-                where=where,
-                fix="put back what was there, or build into another run folder",
-            )
+        manifest = check_unchanged(target, _made_from(family, folder, where), where)
         check_vocabulary(family, manifest["vocab_size"], where)
-        _check_length(family, manifest["parts"]["train"]["tokens"], where)
+        check_length(family, manifest["parts"]["train"]["tokens"], f"{where}: data.train")
         return open_store(target)
     with new_directory(target) as unfinished:
         _write(family, folder, unfinished, progress or (lambda *_: None), where)
     return open_store(target)
+
+
+def check_unchanged(target: Path, made_from: dict[str, Any], where: str) -> dict[str, Any]:
+    """What data.json says of the store in `target`; KinfolkError if it was made from something else."""
+    manifest = _read_manifest(target)
+    change = _change(manifest["made_from"], made_from)
+    if change:
+        raise KinfolkError(
+            f"{change} since this run was begun, and a run cannot go on with other data",
+            where=where,
+            fix="put back what was there, or build into another run folder",
+        )
+    return manifest
 
 
 def open_store(target: Path) -> TokenStore:
@@ -142,18 +153,30 @@ def _write(family: Family, folder: Path, target: Path, progress: Progress, where
     made_from = _made_from(family, folder, where)
     tokenizer = prepare_tokenizer(family, folder, where, _training_texts(family, folder, progress, where))
     tokenizer.save_pretrained(target / "tokenizer")
+    tokens = write_parts(split(family.data, folder, where), tokenizer, made_from, target, progress, where)
+    check_length(family, tokens, f"{where}: data.train")
+
+
+def write_parts(
+    documents: Iterator[tuple[Document, bool]],
+    tokenizer: "PreTrainedTokenizerBase",
+    made_from: dict[str, Any],
+    target: Path,
+    progress: Progress,
+    where: str,
+) -> int:
+    """Tokenise documents for training and held-out ones into the folder `target`; returns the training tokens."""
     entries, separator = vocabulary_size(tokenizer), separator_id(tokenizer)
     dtype = np.dtype("<u2" if entries <= 1 << 16 else "<u4")
     with Part(target, "train", dtype, separator) as train, Part(target, "held_out", dtype, separator) as held_out:
         encode_corpus(
-            split(family.data, folder, where),
+            documents,
             document_encoder(tokenizer),
             train,
             held_out,
             lambda done: progress("tokenising", done, None),
             f"{where}: tokenizer",
         )
-    _check_length(family, train.tokens, where)
     files = sorted(path for path in target.rglob("*") if path.is_file())
     write_json(
         target / "data.json",
@@ -174,6 +197,7 @@ def _write(family: Family, folder: Path, target: Path, progress: Progress, where
             },
         },
     )
+    return train.tokens
 
 
 def _training_texts(family: Family, folder: Path, progress: Progress, where: str) -> Iterator[str]:
@@ -189,11 +213,11 @@ def _training_texts(family: Family, folder: Path, progress: Progress, where: str
 def _made_from(family: Family, folder: Path, where: str) -> dict[str, Any]:
     """All that decides the tokens, as JSON: what the family file says, and the identity of everything it names."""
     made_from: dict[str, Any] = {
-        "settings": {name: getattr(family, name).model_dump(mode="json") for name in ("data", "tokenizer")},
-        "fingerprints": {
-            place.removeprefix(f"{where}: "): fingerprint(source, folder, place)
-            for place, source, _ in sources(family.data, where)
+        "settings": {
+            "data": family.data.model_dump(mode="json", exclude={"versions"}),
+            "tokenizer": family.tokenizer.model_dump(mode="json"),
         },
+        "fingerprints": fingerprints(family, folder, where),
     }
     if isinstance(family.tokenizer, LoadedTokenizer):
         local = tokenizer_folder(family.tokenizer.load, folder)
@@ -203,6 +227,14 @@ def _made_from(family: Family, folder: Path, where: str) -> dict[str, Any]:
                 "files": {path.name: {"size": path.stat().st_size, "sha256": sha256(path)} for path in files}
             }
     return made_from
+
+
+def fingerprints(family: Family, folder: Path, where: str, version: str = FIRST) -> dict[str, Any]:
+    """What a version's sources are now, by their place in the family file; KinfolkError for one that is missing."""
+    return {
+        place.removeprefix(f"{where}: "): fingerprint(source, folder, place)
+        for place, source, _ in sources(family.data, where, version)
+    }
 
 
 def _change(then: dict[str, Any], now: dict[str, Any]) -> str | None:
@@ -224,14 +256,15 @@ def _change(then: dict[str, Any], now: dict[str, Any]) -> str | None:
     return None
 
 
-def _check_length(family: Family, tokens: int, where: str) -> None:
+def check_length(family: Family, tokens: int, where: str) -> None:
+    """KinfolkError if so many training tokens are fewer than one sequence; `where` names their sources."""
     size = family.patch.size if family.patch else 1
     needed = size * (family.model.context_length + 1)
     if tokens < needed:
         raise KinfolkError(
             f"the training documents hold {tokens} tokens, fewer than the {needed} of one sequence"
             + (f" of patches of {size}" if size > 1 else ""),
-            where=f"{where}: data.train",
+            where=where,
             fix="add text, or lower model.context_length" + (" or patch.size" if size > 1 else ""),
         )
 
@@ -247,6 +280,11 @@ def _read_manifest(target: Path) -> dict[str, Any]:
 
 
 def _map(target: Path, part: str, dtype: str) -> tuple[NDArray[np.unsignedinteger], Documents]:
-    tokens = np.memmap(target / f"{part}.bin", dtype=np.dtype(dtype), mode="r")
-    documents = np.memmap(target / f"{part}_documents.bin", dtype="<i8", mode="r").reshape(-1, 2)
+    tokens = _array(target / f"{part}.bin", np.dtype(dtype))
+    documents = _array(target / f"{part}_documents.bin", np.dtype("<i8")).reshape(-1, 2)
     return tokens, Documents(starts=documents[:, 0], bytes=documents[:, 1])
+
+
+def _array(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A file as an array; an empty one, which cannot be mapped, as an empty array."""
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)

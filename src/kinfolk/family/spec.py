@@ -1,32 +1,16 @@
 """The family file: one YAML document that says everything a build needs."""
 
 import math
-from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from kinfolk.family.base import Spec
-from kinfolk.family.data import Data, Tokenizer, TrainedTokenizer
+from kinfolk.family.base import Named, Spec, check_names
+from kinfolk.family.data import Data, Tokenizer, TrainedTokenizer, Version
 from kinfolk.family.faults import MisfitError
 from kinfolk.family.patch import Patch
 from kinfolk.family.recipe import Growth, Recipe
 from kinfolk.family.shapes import Architecture, Shape, growth_misfits, parameter_count
-from kinfolk.files import UNFINISHED
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""Names become folders of the run, so they can hold nothing that leaves it."""
-
-
-class _Named(Spec):
-    name: str = Field(pattern=NAME_PATTERN)
-
-    @field_validator("name")
-    @classmethod
-    def _kept(cls, name: str) -> str:
-        if name.endswith(UNFINISHED):
-            raise MisfitError(f"folders that end in {UNFINISHED} are deleted as left-overs", fix="use another name")
-        return name
 
 
 class Model(Spec):
@@ -40,7 +24,7 @@ class Model(Spec):
     rms_norm_eps: float = Field(default=1e-5, gt=0)
 
 
-class Member(_Named):
+class Member(Named):
     """One model of the family. `parameters` stands in for a shape in a file that is only planned."""
 
     shape: Shape | None = None
@@ -60,7 +44,7 @@ class Member(_Named):
         return self
 
 
-class Family(_Named):
+class Family(Named):
     """A family of language models: what it is made of, what it is trained on, and how."""
 
     model: Model = Model()
@@ -80,7 +64,7 @@ class Family(_Named):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _check_names([member.name for member in self.members])
+        check_names([member.name for member in self.members], "members", "member")
         if len({member.shape is None for member in self.members}) > 1:
             raise MisfitError(
                 "some have a shape and some only a number of parameters", field="members", fix="give all the same"
@@ -110,10 +94,14 @@ class Family(_Named):
         return self
 
     def _check_schedule(self) -> None:
-        """A state from before the decay can only grow, or be branched from, if there is one worth it."""
+        """A state from before the decay can only grow, or be branched from, if there is one worth it.
+
+        The trunk of a single member does not grow, and may hold its rate for as little as arXiv 2410.04103 does.
+        """
         held = 1 - self.recipe.schedule.decay_share
         is_undecayed = self.strategy == "progressive" and self.growth.start == "undecayed"
-        if (is_undecayed or self.strategy == "trunk") and held < 0.5:
+        least = 0.4 if self.strategy == "trunk" and len(self.members) == 1 else 0.5
+        if (is_undecayed or self.strategy == "trunk") and held < least:
             other = "growth.start to finished" if is_undecayed else "strategy to progressive"
             raise MisfitError(
                 f"members would grow from a state that has seen only {held:.0%} of its tokens, before the decay",
@@ -193,23 +181,13 @@ class Family(_Named):
         """Tokens that the member would train on alone."""
         return member.tokens if member.tokens is not None else self.tokens_per_parameter * self.parameters(member)
 
+    def version_tokens(self, version: Version) -> float:
+        """Tokens that a version of the data adds to the training of the largest member."""
+        return version.tokens if version.tokens is not None else self.tokens(self.members[-1])
+
     def peak_learning_rate(self, member: Member) -> float:
         """The member's own peak, or the recipe's lowered by size."""
         if member.peak_learning_rate is not None:
             return member.peak_learning_rate
         ratio = self.parameters(member) / self.parameters(self.members[0])
         return float(self.recipe.peak_learning_rate * ratio**-self.recipe.peak_exponent)
-
-
-def _check_names(names: Sequence[str]) -> None:
-    """Members become folders, and there are file systems on which A and a are the same one."""
-    folded = [name.casefold() for name in names]
-    for index, name in enumerate(folded):
-        if name in folded[:index]:
-            first = folded.index(name)
-            raise MisfitError(
-                f"{names[index]!r} is also the name of members[{first}]"
-                + ("" if names[first] == names[index] else ", but for capitals"),
-                field=f"members[{index}].name",
-                fix="give every member a name of its own",
-            )

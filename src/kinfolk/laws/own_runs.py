@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kinfolk.errors import KinfolkError
+from kinfolk.family.data import FIRST
 from kinfolk.laws.tables import Row
 
 
@@ -13,7 +14,8 @@ def own_rows(folder: Path) -> tuple[list[Row], list[str]]:
     """One row for each finished member of the run in `folder`, and what there is to say about them.
 
     A member that was grown has spent its ancestors' compute too: its tokens are that of the whole lineage over 6N, the
-    tokens it would have had alone. Members with patch-level stages are left out: their loss is not on the token law.
+    tokens it would have had alone. Members with patch-level stages are left out: their loss is not on the token law. So
+    are those of later versions of the data, which have read something else.
     """
     plan = _document(folder / "plan.json")
     finished = _finished(folder / "ledger.jsonl")
@@ -26,6 +28,11 @@ def own_rows(folder: Path) -> tuple[list[Row], list[str]]:
             member, held_out = str(event["member"]), event["held_out"]
             if any(stage.get("objective", {}).get("kind", "token") != "token" for stage in lineage):
                 findings.append(f"{folder.name}: {member} is left out: patch-level training is not on the token law")
+                continue
+            if {name for stage in lineage for name in stage.get("data", [FIRST])} != {FIRST}:
+                findings.append(
+                    f"{folder.name}: {member} is left out: it was trained on later versions of the data too"
+                )
                 continue
             if len(lineage) > 1:
                 grown.append(member)

@@ -1,6 +1,16 @@
 """What training costs, counted two ways that are always named: 6ND, and the matmul FLOPs of the real model."""
 
+from collections.abc import Iterable
+from typing import TypedDict
+
 from kinfolk.family.shapes import Shape
+
+
+class Flops(TypedDict):
+    """Training FLOPs, counted both ways; matmul is None for a member without a shape."""
+
+    six_nd: float
+    matmul: float | None
 
 
 def six_nd(parameters: float, positions: float) -> float:
@@ -37,3 +47,13 @@ def stage_tokens(own_tokens: float, parameters: float, parent_flops: float, cred
     30.0
     """
     return (six_nd(parameters, own_tokens) - credit * parent_flops) / (6.0 * parameters)
+
+
+def sum_flops(costs: Iterable[Flops]) -> Flops:
+    """All costs together; matmul is None where it is for one of them."""
+    total: Flops = {"six_nd": 0.0, "matmul": 0.0}
+    for cost in costs:
+        before, more = total["matmul"], cost["matmul"]
+        total["matmul"] = None if before is None or more is None else before + more
+        total["six_nd"] += cost["six_nd"]
+    return total

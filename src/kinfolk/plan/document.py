@@ -1,36 +1,41 @@
 """A plan as a JSON document: every stage with its costs, both ways of counting named."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from kinfolk.family.shapes import parameter_count
 from kinfolk.family.spec import Family
 from kinfolk.laws.choose import ChosenLaw
-from kinfolk.plan.costs import matmul_flops_per_token, six_nd
+from kinfolk.plan.costs import Flops, matmul_flops_per_token, six_nd, sum_flops
 from kinfolk.plan.forecast import forecast_document
 from kinfolk.plan.stages import Continue, Grow, Load, Objective, Patch, Plan, Scratch, Source, Stage
 from kinfolk.plan.strategies import independent
-from kinfolk.plan.warnings import longest_reading, warnings_about
-
-Flops = dict[str, float | None]
-"""Training FLOPs as {"six_nd": …, "matmul": …}; matmul is None for a member without a shape."""
+from kinfolk.plan.version_costs import version_costs
+from kinfolk.plan.warnings import longest_reading, sizes_of_data, warnings_about
 
 
 def plan_document(
-    family: Family, plan: Plan, train_tokens: int | None = None, law: ChosenLaw | None = None
+    family: Family,
+    plan: Plan,
+    train_tokens: int | None = None,
+    law: ChosenLaw | None = None,
+    version_tokens: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """The plan of a family with its costs: what `kinfolk plan --json` prints and plan.json holds.
 
-    It is compared with each member trained alone at token level. `train_tokens` is what the training data holds, where
-    that is known. With a `law` the loss of every member is forecast.
+    It is compared with each member, and each version of the largest, trained alone at token level. `train_tokens` is
+    what the training data holds, where that is known, and `version_tokens` what later versions do. With a `law` the
+    loss of every member is forecast.
     """
+    sizes = sizes_of_data(train_tokens, version_tokens)
     token_level = family.model_copy(update={"patch": None})
     alone = {stage.member: stage for stage in independent(token_level).stages}
     stages = [_stage_document(family, stage, alone) for stage in plan.stages]
-    total = _sum(stage["flops"] for stage in stages)
-    baseline = _sum(stage_flops(family, stage) for stage in alone.values())
+    total = sum_flops(stage["flops"] for stage in stages)
+    baseline = sum_flops(stage_flops(family, stage) for stage in alone.values())
     for stage in stages:
-        stage["share"] = stage["flops"]["six_nd"] / _known(total["six_nd"])
+        stage["share"] = stage["flops"]["six_nd"] / total["six_nd"]
     return {
         "family": family.name,
         "strategy": plan.strategy,
@@ -44,13 +49,19 @@ def plan_document(
         "independent_flops": baseline["six_nd"],
         "total": total,
         "independent": baseline,
-        "saving": 1 - _known(total["six_nd"]) / _known(baseline["six_nd"]),
+        "saving": 1 - total["six_nd"] / baseline["six_nd"],
         "savings": {
-            kind: None if total[kind] is None else 1 - _known(total[kind]) / _known(baseline[kind]) for kind in total
+            "six_nd": 1 - total["six_nd"] / baseline["six_nd"],
+            "matmul": 1 - total["matmul"] / baseline["matmul"] if total["matmul"] and baseline["matmul"] else None,
         },
-        "data": {"tokens_read": longest_reading(plan), "train_tokens": train_tokens},
-        "warnings": warnings_about(family, plan, train_tokens),
-        "forecast": forecast_document(family, plan, law, train_tokens) if law else None,
+        "data": {
+            "tokens_read": longest_reading(plan),
+            "train_tokens": train_tokens,
+            "version_tokens": dict(version_tokens or {}),
+        },
+        "versions": version_costs(family, stages, {name: stage_flops(family, stage) for name, stage in alone.items()}),
+        "warnings": warnings_about(family, plan, sizes),
+        "forecast": forecast_document(family, plan, law, train_tokens, version_tokens) if law else None,
         "stages": stages,
     }
 
@@ -75,6 +86,7 @@ def _stage_document(family: Family, stage: Stage, alone: dict[str | None, Stage]
         "parent": stage.parent,
         "source": source_document(stage.source),
         "objective": objective_document(stage.objective),
+        "data": list(stage.data),
         "shape": stage.shape.model_dump() if stage.shape else None,
         "parameters": {
             "counted": stage.parameters,
@@ -118,16 +130,3 @@ def source_document(source: Source) -> dict[str, Any]:
             return {"kind": "continue", "stage": stage, "optimizer": optimizer}
         case Grow(stage, operator, dynamics):
             return {"kind": "grow", "stage": stage, "operator": asdict(operator), "dynamics": asdict(dynamics)}
-
-
-def _sum(costs: Any) -> Flops:
-    total: Flops = {"six_nd": 0.0, "matmul": 0.0}
-    for cost in costs:
-        for kind, value in cost.items():
-            total[kind] = None if value is None or total[kind] is None else _known(total[kind]) + value
-    return total
-
-
-def _known(value: float | None) -> float:
-    assert value is not None
-    return value

@@ -5,10 +5,12 @@ arXiv 2504.00623, the same by which the plan spares it: a parent's compute, time
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from kinfolk.errors import KinfolkError
+from kinfolk.family.data import FIRST
 from kinfolk.family.shapes import parameter_count
 from kinfolk.family.spec import Family
 from kinfolk.laws.choose import ChosenLaw
@@ -16,6 +18,7 @@ from kinfolk.laws.forecast import TUNING_LIMIT
 from kinfolk.laws.loss import LossLaw
 from kinfolk.laws.repeated import effective_tokens
 from kinfolk.plan.stages import Continue, Grow, Patch, Plan, Stage
+from kinfolk.plan.warnings import sizes_of_data, tokens_of
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,32 @@ class MemberForecast:
 
 
 def forecast_members(
-    family: Family, plan: Plan, chosen: ChosenLaw, unique_tokens: float | None = None
+    family: Family,
+    plan: Plan,
+    chosen: ChosenLaw,
+    unique_tokens: float | None = None,
+    version_tokens: Mapping[str, float] | None = None,
 ) -> list[MemberForecast]:
     """A forecast for each stage that finishes a member, in the plan's order.
 
     With `unique_tokens` fewer than a lineage reads, repetitions count for less (arXiv 2305.16264, its term for tokens;
-    that for excess parameters is left out, because it is not 0 where nothing repeats).
+    that for excess parameters is left out, because it is not 0 where nothing repeats). `version_tokens` are those of
+    later versions of the data.
     """
-    return [_forecast(family, plan, stage, chosen, unique_tokens) for stage in plan.stages if stage.member]
+    sizes = sizes_of_data(unique_tokens, version_tokens)
+
+    def unique(stage: Stage) -> float | None:
+        return tokens_of({name for part in plan.lineage(stage.name) for name in part.data}, sizes)
+
+    return [_forecast(family, plan, stage, chosen, unique(stage)) for stage in plan.stages if stage.member]
 
 
 def forecast_document(
-    family: Family, plan: Plan, chosen: ChosenLaw, unique_tokens: float | None = None
+    family: Family,
+    plan: Plan,
+    chosen: ChosenLaw,
+    unique_tokens: float | None = None,
+    version_tokens: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The forecasts as JSON, with all that is to be said of the law."""
     law = chosen.law
@@ -73,7 +90,7 @@ def forecast_document(
         },
         "credit": family.parent_credit,
         "notes": list(chosen.notes),
-        "members": [asdict(member) for member in forecast_members(family, plan, chosen, unique_tokens)],
+        "members": [asdict(member) for member in forecast_members(family, plan, chosen, unique_tokens, version_tokens)],
     }
 
 
@@ -112,6 +129,8 @@ def _forecast(
         cautions.append("is outside the range of the law's runs")
     if unique_tokens and sum(part.tokens for part in lineage) > unique_tokens:
         cautions.append("repeated tokens count for less (arXiv 2305.16264)")
+    if {name for part in lineage for name in part.data} != {FIRST}:
+        cautions.append("takes the versions of the data to be alike")
     if tokens / size > TUNING_LIMIT:
         cautions.append(
             f"has more than {TUNING_LIMIT:,.0f} tokens per parameter: fine-tuning has been seen to suffer beyond "
@@ -150,7 +169,7 @@ def _worth(
 ) -> float:
     """New tokens after which the last stage's model alone would be as good; a patch counts as one, or as it holds.
 
-    All stages of a lineage read on in the same data, so what repeats is the sum of what they read.
+    What repeats is taken to be the sum of what a lineage reads beyond all that its data hold.
     """
     tokens, before = 0.0, sizes[0]
     for part, size in zip(lineage, sizes, strict=True):

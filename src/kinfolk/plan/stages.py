@@ -7,6 +7,7 @@ knows which strategy it was.
 from dataclasses import dataclass
 from typing import Literal
 
+from kinfolk.family.data import FIRST
 from kinfolk.family.shapes import Shape
 
 DecayShape = Literal["linear", "cosine", "1-sqrt"]
@@ -137,6 +138,8 @@ class Stage:
     block: int = 1
     """Sequences of context length that the data order keeps together, so that a patch row is text in one piece: the
     patch size, for every stage of a family that reads patches."""
+    data: tuple[str, ...] = (FIRST,)
+    """Names of the versions of the data that it reads, as one; the first is the family's `data.train`."""
 
     @property
     def patch_size(self) -> int:
@@ -190,9 +193,20 @@ class Plan:
     def sequences_before(self, name: str, context_length: int) -> int:
         """Where the data order of a stage goes on: sequences of `context_length` that its ancestors have gone through.
 
-        Each ancestor takes whole blocks; what it leaves of its last block is not read.
+        Only ancestors that read the same data count. Each of them takes whole blocks; what it leaves of its last block
+        is not read.
         """
+        *ancestors, stage = self.lineage(name)
         return sum(
             -(-round(ancestor.tokens) // (context_length * ancestor.block)) * ancestor.block
-            for ancestor in self.lineage(name)[:-1]
+            for ancestor in ancestors
+            if ancestor.data == stage.data
         )
+
+    def tokens_read(self) -> dict[tuple[str, ...], float]:
+        """By the data that stages read: the tokens that the longest line of stages reads of it."""
+        longest: dict[tuple[str, ...], float] = {}
+        for stage in self.stages:
+            read = sum(part.tokens for part in self.lineage(stage.name) if part.data == stage.data)
+            longest[stage.data] = max(read, longest.get(stage.data, 0.0))
+        return longest

@@ -8,11 +8,9 @@ from kinfolk.family.recipe import Growth
 from kinfolk.family.spec import Family
 from kinfolk.plan.costs import six_nd, stage_tokens
 from kinfolk.plan.stages import Continue, Dynamics, Grow, Operator, Patch, Plan, Rate, Scratch, Source, Stage, Token
+from kinfolk.plan.versions import TRUNK, all_so_far, finished_versions, of_version, trunk_versions
 
 Strategy = Callable[[Family], Plan]
-
-TRUNK = "-undecayed"
-"""Suffix of the stage that a member shares with the next one: its training before the decay."""
 
 PATCH = "-patch"
 """Suffix of the stage that is a member's training at patch level."""
@@ -30,10 +28,17 @@ def plan_family(family: Family, origin: str | None = None) -> Plan:
 
 
 def independent(family: Family) -> Plan:
-    """Every member alone from scratch: the baseline that everything is compared with."""
+    """Every member alone from scratch: the baseline that everything is compared with.
+
+    So is the largest member for every version of the data, on all data so far.
+    """
     stages: list[Stage] = []
     for index, member in enumerate(family.members):
         stages += _member(family, index, Scratch(family.recipe.seed + index), family.tokens(member))
+    largest = len(family.members) - 1
+    for number, (version, tokens, data) in enumerate(all_so_far(family), start=1):
+        scratch = Scratch(family.recipe.seed + largest + number)
+        stages += of_version(_member(family, largest, scratch, tokens), version, data)
     return _plan(family, "independent", stages)
 
 
@@ -42,8 +47,8 @@ def progressive(family: Family) -> Plan:
 
     Member i trains on T_i' = (C_i - credit x C_(i-1)) / 6 N_i tokens. With a credit of 1 the whole chain costs what the
     largest member costs alone. The next member grows from the finished one, or from its state before the decay; the
-    decay is then a branch, paid for by the same tokens. Raises KinfolkError where a member's budget is not larger than
-    its parent's.
+    decay is then a branch, paid for by the same tokens. Every version of the data continues the finished version before
+    it. Raises KinfolkError where a member's budget is not larger than its parent's.
     """
     stages: list[Stage] = []
     source: Source = Scratch(family.recipe.seed)
@@ -56,7 +61,7 @@ def progressive(family: Family) -> Plan:
         else:
             source = _grow(family, parts[-1], index + 1)
         stages += parts
-    return _plan(family, "progressive", stages)
+    return _plan(family, "progressive", [*stages, *finished_versions(family, stages[-1])])
 
 
 def trunk(family: Family) -> Plan:
@@ -66,7 +71,7 @@ def trunk(family: Family) -> Plan:
     T_i' = (C_i - credit x C_(i-1)) / 6 N_i tokens, and costs b_i. It leaves where trunk and branch together have spent
     C_i; there the trunk grows on. So the trunk with the last branch costs what the largest member costs alone, and the
     family costs that and the branches of the others: C_k + b_1 + ... + b_(k-1) with a credit of 1. A larger member that
-    is added later changes no stage that there was.
+    is added later changes no stage that there was, and neither does a version of the data.
     """
     stages: list[Stage] = []
     source: Source = Scratch(family.recipe.seed)
@@ -85,7 +90,7 @@ def trunk(family: Family) -> Plan:
         before_branch = six_nd(parameters, own) - six_nd(parameters, parts[-1].tokens)
         source = _grow(family, parts[-2], index + 1)
         stages += parts
-    return _plan(family, "trunk", stages)
+    return _plan(family, "trunk", [*stages, *trunk_versions(family, *stages[-2:])])
 
 
 def _plan(family: Family, strategy: str, stages: Sequence[Stage]) -> Plan:
@@ -97,6 +102,13 @@ def _plan(family: Family, strategy: str, stages: Sequence[Stage]) -> Plan:
                 f"{member.name!r} is also the name of a stage of another member",
                 where=f"members[{index}].name",
                 fix="give the member another name",
+            )
+    for name in names:
+        if names.count(name) > 1:
+            raise KinfolkError(
+                f"{name!r} would be the name of two stages",
+                where="data.versions",
+                fix="give the versions other names",
             )
     return Plan(family.name, strategy, tuple(stages))
 

@@ -1,5 +1,8 @@
 """What to know about a plan before paying for it."""
 
+from collections.abc import Iterable, Mapping, Sequence
+
+from kinfolk.family.data import FIRST
 from kinfolk.family.spec import Family
 from kinfolk.plan.stages import Patch, Plan
 
@@ -10,15 +13,15 @@ LONGEST_PATCH_PART = 0.8
 """Share of the positions beyond which a patch part gained little or lost (arXiv 2605.06546)."""
 
 
-def warnings_about(family: Family, plan: Plan, train_tokens: int | None) -> list[str]:
-    """Sentences for people; `train_tokens` is the size of the training data, None where it is not known yet."""
+def warnings_about(family: Family, plan: Plan, sizes: Mapping[str, float]) -> list[str]:
+    """Sentences for people; `sizes` are the tokens of the versions of the data, as far as they are known."""
     found = []
-    if train_tokens:
-        epochs = longest_reading(plan) / train_tokens
-        if epochs > family.recipe.max_epochs:
+    for data, read in plan.tokens_read().items():
+        size = tokens_of(data, sizes)
+        if size and read / size > family.recipe.max_epochs:
             found.append(
-                f"the longest line of stages reads {longest_reading(plan):.3g} tokens, {epochs:.1f} times the "
-                f"{train_tokens:.3g} tokens of the training data (recipe.max_epochs is {family.recipe.max_epochs:g})"
+                f"the longest line of stages reads {read:.3g} tokens, {read / size:.1f} times the "
+                f"{size:.3g} tokens of {_in_words(data)} (recipe.max_epochs is {family.recipe.max_epochs:g})"
             )
     patched = _steps_of_patched_members(plan)
     if patched and family.patch:
@@ -34,6 +37,23 @@ def warnings_about(family: Family, plan: Plan, train_tokens: int | None) -> list
                 f"{LONGEST_PATCH_PART:.0%} too little is left to the token part"
             )
     return found
+
+
+def sizes_of_data(train_tokens: float | None, version_tokens: Mapping[str, float] | None) -> dict[str, float]:
+    """Tokens that each version of the data holds, as far as they are known; `train_tokens` are the first's."""
+    return {**({FIRST: train_tokens} if train_tokens else {}), **(version_tokens or {})}
+
+
+def tokens_of(data: Iterable[str], sizes: Mapping[str, float]) -> float | None:
+    """Tokens of these versions of the data together; None if one of them is not known."""
+    names = list(data)
+    return sum(sizes[name] for name in names) if sizes.keys() >= set(names) else None
+
+
+def _in_words(data: Sequence[str]) -> str:
+    if list(data) == [FIRST]:
+        return "the training data"
+    return f"version{'s' if len(data) > 1 else ''} {', '.join(data)} of the data"
 
 
 def longest_reading(plan: Plan) -> float:

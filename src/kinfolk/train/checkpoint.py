@@ -37,7 +37,7 @@ class Position:
     step: int
     """Steps done in this stage."""
     sequences: int
-    """Sequences of context length that the whole lineage has gone through: the cursor in the data."""
+    """Sequences of context length that the lineage has gone through in the stage's data: the cursor in them."""
     seconds: float = 0.0
     """Time of training in this stage."""
     positions: int = 0
