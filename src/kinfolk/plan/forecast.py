@@ -58,11 +58,7 @@ def forecast_members(
     later versions of the data.
     """
     sizes = sizes_of_data(unique_tokens, version_tokens)
-
-    def unique(stage: Stage) -> float | None:
-        return tokens_of({name for part in plan.lineage(stage.name) for name in part.data}, sizes)
-
-    return [_forecast(family, plan, stage, chosen, unique(stage)) for stage in plan.stages if stage.member]
+    return [_forecast(family, plan, stage, chosen, sizes) for stage in plan.stages if stage.member]
 
 
 def forecast_document(
@@ -95,7 +91,7 @@ def forecast_document(
 
 
 def _forecast(
-    family: Family, plan: Plan, stage: Stage, chosen: ChosenLaw, unique_tokens: float | None
+    family: Family, plan: Plan, stage: Stage, chosen: ChosenLaw, unique: Mapping[str, float]
 ) -> MemberForecast:
     law = chosen.law
     lineage = plan.lineage(stage.name)
@@ -106,7 +102,7 @@ def _forecast(
             f"the law counts {law.counting} parameters, and the family's bare sizes are {family.counted_parameters}"
         )
         return _unknown(stage, None, None, caution)
-    size, tokens = known[-1], _worth(family, lineage, known, unique_tokens, in_patches=False)
+    size, tokens = known[-1], _worth(family, lineage, known, unique, in_patches=False)
     patched = any(isinstance(part.objective, Patch) and part.objective.size > 1 for part in lineage)
     cautions = []
     if any(isinstance(part.source, Grow) for part in lineage):
@@ -116,7 +112,7 @@ def _forecast(
     low, high = law.interval(size, tokens) or (None, None)
     if patched:
         # A patch is worth at least one token and at most as many as it holds.
-        fewest = _worth(family, lineage, known, unique_tokens, in_patches=True)
+        fewest = _worth(family, lineage, known, unique, in_patches=True)
         _, high = law.interval(size, fewest) or (None, None)
         cautions.append("patch tokens are taken for whole tokens, an upper bound; the interval's other end is patches")
     if not math.isfinite(loss):
@@ -127,7 +123,7 @@ def _forecast(
     within = law.forecast(size, tokens).within_fitted_range
     if within is False:
         cautions.append("is outside the range of the law's runs")
-    if unique_tokens and sum(part.tokens for part in lineage) > unique_tokens:
+    if _share_not_repeated(lineage, unique) < 1:
         cautions.append("repeated tokens count for less (arXiv 2305.16264)")
     if {name for part in lineage for name in part.data} != {FIRST}:
         cautions.append("takes the versions of the data to be alike")
@@ -165,20 +161,31 @@ def _unknown(stage: Stage, size: float | None, tokens: float | None, caution: st
 
 
 def _worth(
-    family: Family, lineage: tuple[Stage, ...], sizes: list[float], unique_tokens: float | None, in_patches: bool
+    family: Family, lineage: tuple[Stage, ...], sizes: list[float], unique: Mapping[str, float], in_patches: bool
 ) -> float:
-    """New tokens after which the last stage's model alone would be as good; a patch counts as one, or as it holds.
-
-    What repeats is taken to be the sum of what a lineage reads beyond all that its data hold.
-    """
+    """New tokens after which the last stage's model alone would be as good; a patch counts as one, or as it holds."""
     tokens, before = 0.0, sizes[0]
     for part, size in zip(lineage, sizes, strict=True):
         if not isinstance(part.source, Continue):
             tokens *= family.parent_credit * before / size
         tokens += part.positions if in_patches else part.tokens
         before = size
-    read = sum(part.tokens for part in lineage)
-    return tokens * effective_tokens(read, unique_tokens) / read if unique_tokens and read else tokens
+    return tokens * _share_not_repeated(lineage, unique)
+
+
+def _share_not_repeated(lineage: tuple[Stage, ...], unique: Mapping[str, float]) -> float:
+    """What the tokens that a lineage reads are worth, as a share of as many new ones (arXiv 2305.16264).
+
+    All stages that read the same version of the data read on in it; `unique` says what each holds, where it is known.
+    """
+    read: dict[tuple[str, ...], float] = {}
+    for part in lineage:
+        read[part.data] = read.get(part.data, 0.0) + part.tokens
+    worth = 0.0
+    for data, tokens in read.items():
+        size = tokens_of(data, unique)
+        worth += effective_tokens(tokens, size) if size else tokens
+    return worth / total if (total := sum(read.values())) else 1.0
 
 
 def _counted(family: Family, stage: Stage, law: LossLaw) -> float | None:
