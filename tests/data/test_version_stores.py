@@ -59,9 +59,10 @@ def test_a_version_can_be_added_and_changes_nothing(versioned, tmp_path):
     prepare_versions(versioned("2026", "2027"), tmp_path, tmp_path / "whole")
     prepare_versions(versioned("2026"), tmp_path, tmp_path / "data")
     before = files_of(tmp_path / "data")
-    leftover = tmp_path / "data" / "versions" / "2027.unfinished"  # of a build that was killed
-    leftover.mkdir()
-    (leftover / "train.bin").write_bytes(b"half")
+    for name in ("2027", "gone"):  # of a build that was killed, and of a version that has left the file again
+        leftover = tmp_path / "data" / "versions" / f"{name}.unfinished"
+        leftover.mkdir()
+        (leftover / "train.bin").write_bytes(b"half")
     said = []
     prepare_versions(versioned("2026", "2027"), tmp_path, tmp_path / "data", lambda what, *_: said.append(what))
     assert set(said) == {"tokenising 2027"}
