@@ -124,9 +124,21 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
     model = empty_model(stage_config(stage, run.family, run.store))
     context, recipe, folder = run.family.model.context_length, run.family.recipe, run.stages / stage.name
     rates = stage_rates(run.plan, stage.name, run.family.model.architecture, parameters_of(model))
+    factors = run.family.factors(stage.shape)
     try:
         trained = train_stage(
-            stage, model, run.store_of(stage), recipe, context, precision, engine, folder, view, interruption, rates
+            stage,
+            model,
+            run.store_of(stage),
+            recipe,
+            context,
+            precision,
+            engine,
+            folder,
+            view,
+            interruption,
+            rates,
+            factors,
         )
     except Interrupted:
         if engine.is_main:

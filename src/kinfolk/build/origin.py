@@ -26,7 +26,15 @@ from kinfolk.plan.stages import Dynamics, Grow, Load, Operator, Plan, Scratch, S
 from kinfolk.train import checkpoint
 from kinfolk.train.checkpoint import Position
 from kinfolk.train.engine import alone
-from kinfolk.train.model import check_token_ready, config_for, empty_model, load_parameters, new_model, parameters_of
+from kinfolk.train.model import (
+    check_token_ready,
+    config_for,
+    empty_model,
+    load_parameters,
+    new_model,
+    parameters_of,
+    rescale_new_model,
+)
 from kinfolk.train.optimizer import MOMENTS
 
 VERIFIED_SEQUENCES = 4
@@ -42,6 +50,9 @@ def first_state(
     """
     if isinstance(stage.source, Scratch):
         model = new_model(stage_config(stage, family, store), stage.source.seed)
+        factors, base = family.factors(stage.shape), family.base_shape
+        if factors is not None and base is not None:
+            rescale_new_model(model, factors, base)
         start = Position(0, 0, patch_size=stage.patch_size, token_ready=stage.patch_size == 1)
         return checkpoint.tensors_of(model, None), start, None
     if isinstance(stage.source, Load):

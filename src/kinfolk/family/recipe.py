@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from kinfolk.family.base import Spec
 from kinfolk.family.faults import MisfitError
+from kinfolk.family.rate_transfer import RateTransfer
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -66,6 +67,8 @@ class Recipe(Spec):
     """Peak of the first member."""
     peak_exponent: float = Field(default=0.0, ge=0, le=2)
     """Lowers the peak by size, as arXiv 2504.00623 proposes: peak_i = peak (N_i / N_1)^-exponent."""
+    rate_transfer: RateTransfer = RateTransfer()
+    """Rates of the other shapes from those of one, by parameter; the peak is then that one's."""
     schedule: Schedule = Schedule()
     optimizer: Optimizer = Optimizer()
     tokens_per_step: int = Field(default=4096, ge=1, le=10**12)

@@ -9,6 +9,7 @@ from kinfolk.family.base import Named, Spec, check_names
 from kinfolk.family.data import Data, Tokenizer, TrainedTokenizer, Version
 from kinfolk.family.faults import MisfitError
 from kinfolk.family.patch import Patch
+from kinfolk.family.rate_transfer import Factors, parameter_factors
 from kinfolk.family.recipe import Growth, Recipe
 from kinfolk.family.shapes import Architecture, Shape, growth_misfits, parameter_count
 
@@ -89,6 +90,8 @@ class Family(Named):
         for index in range(1, len(self.members)):
             self._check_step(index)
         self._check_schedule()
+        if self.recipe.rate_transfer.rule != "none":
+            self._check_rate_transfer()
         if self.patch is not None:
             self._check_patch(self.patch)
         return self
@@ -113,6 +116,28 @@ class Family(Named):
                 "a member of a trunk is what its decay makes of it, and there is none",
                 field="recipe.schedule.decay_share",
                 fix="use for example 0.2",
+            )
+
+    def _check_rate_transfer(self) -> None:
+        """What would set rates a second time is refused."""
+        base = self.recipe.rate_transfer.base
+        if base is not None and base not in {member.name for member in self.members}:
+            raise MisfitError(
+                f"there is no member {base!r}",
+                field="recipe.rate_transfer.base",
+                fix="name a member, or give base_shape instead",
+            )
+        if self.recipe.peak_exponent:
+            raise MisfitError(
+                "rate transfer keeps one peak for all sizes, and an exponent would lower it a second time",
+                field="recipe.peak_exponent",
+                fix="set it to 0, or recipe.rate_transfer.rule to none",
+            )
+        if self.growth.rates == "inherit" and self.strategy != "independent":
+            raise MisfitError(
+                "rate transfer gives a grown member the rates of its own shape, and inherit those of its parent's",
+                field="growth.rates",
+                fix="use uniform or rewarm_new, or set recipe.rate_transfer.rule to none",
             )
 
     def _check_patch(self, patch: Patch) -> None:
@@ -191,3 +216,18 @@ class Family(Named):
             return member.peak_learning_rate
         ratio = self.parameters(member) / self.parameters(self.members[0])
         return float(self.recipe.peak_learning_rate * ratio**-self.recipe.peak_exponent)
+
+    @property
+    def base_shape(self) -> Shape | None:
+        """The shape that rates transfer from, whose peak the recipe's is; None where members have no shapes."""
+        transfer = self.recipe.rate_transfer
+        if transfer.base_shape is not None:
+            return transfer.base_shape
+        return next(member.shape for member in self.members if transfer.base in (None, member.name))
+
+    def factors(self, shape: Shape | None) -> dict[str, Factors] | None:
+        """How every parameter of a shape differs from the base's; None without rate transfer or without a shape."""
+        rule, base = self.recipe.rate_transfer.rule, self.base_shape
+        if rule == "none" or base is None or shape is None:
+            return None
+        return parameter_factors(shape, base, rule, self.model.architecture)

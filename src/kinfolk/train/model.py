@@ -1,5 +1,6 @@
 """Models are transformers' own, unchanged: a shape becomes a config, a config becomes a model."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Pr
 from transformers.initialization import no_init_weights
 
 from kinfolk.errors import KinfolkError
+from kinfolk.family.rate_transfer import Factors, factors_of
 from kinfolk.family.shapes import Shape
 from kinfolk.family.spec import Model
 
@@ -20,9 +22,7 @@ def config_for(shape: Shape, model: Model, vocab_size: int, separator: int | Non
         max_position_embeddings=model.context_length,
         rms_norm_eps=model.rms_norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
-        # The "small init" of Nguyen and Salazar (arXiv 1910.05895): std sqrt(2 / 5d), 0.0099 at d = 4,096. A constant
-        # 0.02 would start the tiny members of a ladder an order of magnitude too small.
-        initializer_range=(2 / (5 * shape.hidden_size)) ** 0.5,
+        initializer_range=initial_deviation(shape.hidden_size),
         attention_bias=False,
         attention_dropout=0.0,
         bos_token_id=separator,
@@ -34,6 +34,14 @@ def config_for(shape: Shape, model: Model, vocab_size: int, separator: int | Non
     return config
 
 
+def initial_deviation(hidden_size: int) -> float:
+    """The "small init" of Nguyen and Salazar (arXiv 1910.05895): sqrt(2 / 5d), 0.0099 at d = 4,096.
+
+    A constant 0.02 would start the tiny members of a ladder an order of magnitude too small.
+    """
+    return float((2 / (5 * hidden_size)) ** 0.5)
+
+
 def new_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """A model with fresh float32 weights on the CPU, a pure function of config and seed."""
     state = torch.random.get_rng_state()
@@ -43,6 +51,16 @@ def new_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     finally:
         torch.random.set_rng_state(state)
     return model
+
+
+@torch.no_grad()
+def rescale_new_model(model: PreTrainedModel, factors: Mapping[str, Factors], base: Shape) -> None:
+    """Give fresh weights the deviations, and gammas the values, that the factors make of the base's."""
+    config: Any = model.config
+    drawn = initial_deviation(base.hidden_size) / initial_deviation(config.hidden_size)
+    for name, parameter in model.named_parameters():
+        is_matrix = parameter.dim() > 1
+        parameter.mul_(factors_of(name, factors).initial * (drawn if is_matrix else 1.0))
 
 
 def empty_model(config: PreTrainedConfig) -> PreTrainedModel:

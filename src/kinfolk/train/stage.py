@@ -3,6 +3,7 @@
 import math
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from kinfolk.data.loader import Reading, read, sequences_per_epoch
 from kinfolk.data.tokens import TokenStore
 from kinfolk.errors import KinfolkError
+from kinfolk.family.rate_transfer import Factors
 from kinfolk.family.recipe import Checkpoints, Recipe
 from kinfolk.growth.dynamics import StageRates
 from kinfolk.plan.stages import Stage
@@ -55,11 +57,13 @@ def train_stage(
     view: View,
     interruption: Interruption,
     rates: StageRates | None = None,
+    factors: Mapping[str, Factors] | None = None,
 ) -> Trained:
     """Train from the newest checkpoint in `folder`/checkpoints to the stage's last step; every process calls this.
 
     `model` supplies the architecture; its weights come from the checkpoint. The last checkpoint is always written.
-    `rates` are those of a grown model's coordinates, where they differ from the stage's.
+    `rates` are those of a grown model's coordinates, where they differ from the stage's, and `factors` those of its
+    parameters under rate transfer.
     Raises Interrupted after saving when a stop was asked for, and KinfolkError on a loss or gradient that is not
     finite, with the last good checkpoint kept.
     """
@@ -67,7 +71,7 @@ def train_stage(
     engine.use_threads(stage.shape)
     objective = stage_loss(model, stage.objective, torch.bfloat16 if precision == "bfloat16" else torch.float32)
     engine.distribute(objective)
-    optimizer = make_optimizer(model, recipe.optimizer)
+    optimizer = make_optimizer(model, recipe.optimizer, factors)
     update = make_update(model, optimizer, rates)
     saves = folder / "checkpoints"
     kept = checkpoint.latest(saves)

@@ -41,7 +41,8 @@ def make_update(model: nn.Module, optimizer: torch.optim.AdamW, rates: StageRate
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 state = optimizer.state[parameter]
-                _move(parameter, state, group, rate, coordinates[parameter], step, pace_of_new)
+                own = rate * group["rate_factor"]
+                _move(parameter, state, group, own, coordinates[parameter], step, pace_of_new)
 
     return grown
 
@@ -124,4 +125,4 @@ def _local(tensor: Tensor) -> Tensor:
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate_factor"]
