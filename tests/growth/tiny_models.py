@@ -3,8 +3,8 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from double_precision import use_double_precision
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from kinfolk.family.shapes import Architecture, Shape
@@ -101,25 +101,3 @@ def gradients(model: Any, tokens: Tensor) -> dict[str, Tensor]:
     logits = model(tokens).logits[:, :-1]
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
-
-def use_double_precision(model: nn.Module) -> None:
-    """Make a float64 transformers model compute in float64 where its own code rounds to float32 (changes it)."""
-    transformers_model: Any = model
-    transformers_model.set_attn_implementation("sdpa")
-    for name, module in list(model.named_modules()):
-        weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
-        if isinstance(weight, nn.Parameter) and isinstance(eps, float):
-            model.set_submodule(name, _RMSNorm(weight, eps))
-
-
-class _RMSNorm(nn.Module):
-    """RMSNorm in the dtype of its input."""
-
-    def __init__(self, weight: nn.Parameter, eps: float) -> None:
-        super().__init__()
-        self.weight = weight
-        self.variance_epsilon = eps
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)

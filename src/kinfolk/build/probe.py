@@ -13,9 +13,9 @@ from kinfolk.build.run import BuildView, open_run
 from kinfolk.errors import KinfolkError
 from kinfolk.family.data import LoadedTokenizer
 from kinfolk.family.load import LoadedFamily
-from kinfolk.family.recipe import Growth
+from kinfolk.family.recipe import Growth, Recipe
 from kinfolk.family.shapes import Shape
-from kinfolk.family.spec import Member, Model
+from kinfolk.family.spec import Family, Member, Model
 from kinfolk.growth.configs import Changes, child_sizes, read_config
 from kinfolk.growth.sizes import sizes_of_config
 from kinfolk.plan.probe import probe
@@ -92,6 +92,7 @@ def probe_growth(
         "tokenizer": LoadedTokenizer(load=str(source)),
         "model": model,
         "data": family.data.model_copy(update={"versions": []}),
+        "recipe": _recipe_of(family),
     }
     trial = replace(loaded, family=family.model_copy(update=changed))
     strategy = partial(probe, candidates=candidates, parent=Load(str(source)))
@@ -102,6 +103,15 @@ def probe_growth(
         for name, growth in candidates.items()
     ]
     return sorted(found, key=lambda candidate: candidate.loss)
+
+
+def _recipe_of(family: Family) -> Recipe:
+    """The family's recipe, with the shape that rates transfer from told without the family's members."""
+    transfer = family.recipe.rate_transfer
+    if transfer.rule == "none":
+        return family.recipe
+    named = transfer.model_copy(update={"base": None, "base_shape": family.base_shape})
+    return family.recipe.model_copy(update={"rate_transfer": named})
 
 
 def _model_of(config: PreTrainedConfig, loaded: LoadedFamily, source: str) -> Model:

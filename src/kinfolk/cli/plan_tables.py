@@ -74,6 +74,8 @@ def print_plan(document: dict[str, Any]) -> None:
         f"about {duration(document['machine']['seconds'])} on this machine, {duration(gpu['seconds'])} on one "
         f"{gpu['name']} at {gpu['utilisation']:.0%} of its peak"
     )
+    if document["rate_transfer"]:
+        print_factors(document)
     print(f"the longest line of stages reads {short(document['data']['tokens_read'])} tokens")
     if document["versions"]:
         _print_versions(document["versions"])
@@ -105,6 +107,32 @@ def _print_versions(rows: list[dict[str, Any]]) -> None:
             f"{1 - row['saving']:.1%}",
             f"{row['saving']:.1%}",
         )
+    Console(width=None if Console().is_terminal else 140).print(table)
+
+
+def print_factors(document: dict[str, Any]) -> None:
+    """What rate transfer makes of the parameters of every other shape, those that are treated alike in one row."""
+    transfer = document["rate_transfer"]
+    base = transfer["base_shape"]
+    shown = f"{base['num_hidden_layers']} x {base['hidden_size']}" if base else "shapes that are not given"
+    title = f"rate transfer by {transfer['rule']}: multiples of what {shown} has, whose peak is the recipe's"
+    table = Table(title=title, title_justify="left")
+    table.add_column("layers x hidden", no_wrap=True)
+    table.add_column("parameters")
+    for heading in ("initial deviation or gamma", "learning rate", "weight decay", "eps"):
+        table.add_column(heading, justify="right")
+    seen = []
+    for stage in document["stages"]:
+        shape, factors = stage["shape"], stage["factors"]
+        if factors is None or shape in seen or shape == base:
+            continue
+        seen.append(shape)
+        alike: dict[tuple[float, ...], list[str]] = {}
+        for name, each in factors.items():
+            alike.setdefault(tuple(each.values()), []).append(name)
+        for index, (values, names) in enumerate(alike.items()):
+            size = "" if index else f"{shape['num_hidden_layers']} x {shape['hidden_size']}"
+            table.add_row(size, ", ".join(names), *(f"{value:.4g}" for value in values))
     Console(width=None if Console().is_terminal else 140).print(table)
 
 

@@ -45,6 +45,7 @@ def plan_document(
         "tokens_per_step": family.recipe.tokens_per_step,
         "counted_parameters": family.counted_parameters,
         "patch": _patch_document(family),
+        "rate_transfer": _rate_transfer_document(family),
         "total_flops": total["six_nd"],
         "independent_flops": baseline["six_nd"],
         "total": total,
@@ -98,6 +99,7 @@ def _stage_document(family: Family, stage: Stage, alone: dict[str | None, Stage]
         "steps": stage.steps,
         "tokens_per_step": stage.tokens_per_step,
         "rate": asdict(stage.rate),
+        "factors": _factors_document(family, stage),
         "flops": stage_flops(family, stage),
         "alone": {"tokens": twin.tokens, **stage_flops(family, twin)} if twin else None,
     }
@@ -117,6 +119,20 @@ def _patch_document(family: Family) -> dict[str, Any] | None:
         return None
     shares = {"share": patch.token_share, "step_share": patch.position_share, "cost": patch.cost}
     return {**patch.model_dump(), **shares}
+
+
+def _rate_transfer_document(family: Family) -> dict[str, Any] | None:
+    """The rule, and the shape that rates transfer from."""
+    rule, base = family.recipe.rate_transfer.rule, family.base_shape
+    if rule == "none":
+        return None
+    return {"rule": rule, "base_shape": base.model_dump() if base else None}
+
+
+def _factors_document(family: Family, stage: Stage) -> dict[str, dict[str, float]] | None:
+    """What rate transfer makes of a stage's parameters, by the name of their module; None without it."""
+    factors = family.factors(stage.shape)
+    return None if factors is None else {name: asdict(each) for name, each in factors.items()}
 
 
 def source_document(source: Source) -> dict[str, Any]:
