@@ -3,7 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from micro import RecordingView, family
+from micro import LARGE, RecordingView, family
 
 from kinfolk.build.build import build
 from kinfolk.build.probe import DEPTHS, WIDTHS, candidates_between, probe_growth
@@ -46,6 +46,16 @@ def test_a_probe_ranks_what_it_has_trained_from_a_checkpoint(
     monkeypatch.chdir(tmp_path)
     again = probe_growth(loaded, finished / source, {"intermediate_size": 64}, 4, tmp_path / "probe", view)
     assert [each.losses for each in again] == [each.losses for each in ranked]
+
+
+def test_a_probe_trains_with_the_rates_of_the_familys_base(finished: Path, tmp_path: Path) -> None:
+    """The base is a member that the probe does not have."""
+    loaded = family(tmp_path, "recipe.rate_transfer={rule: mup, base: large}")
+    source = str(finished / "members" / "small")
+    probe_growth(loaded, source, {"num_attention_heads": 4}, 1, tmp_path / "probe", RecordingView())
+    document = json.loads((tmp_path / "probe" / "plan.json").read_text())
+    assert document["rate_transfer"]["base_shape"]["hidden_size"] == LARGE["hidden_size"]
+    assert {stage["factors"]["q_proj"]["rate"] for stage in document["stages"]} == {2.0}
 
 
 def test_what_cannot_be_probed(finished: Path, tmp_path: Path) -> None:

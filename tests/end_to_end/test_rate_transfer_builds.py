@@ -14,6 +14,7 @@ from kinfolk.build.build import build
 from kinfolk.build.ledger import Ledger
 from kinfolk.build.origin import first_state
 from kinfolk.build.run import open_run
+from kinfolk.cli.plan_tables import print_factors
 from kinfolk.family.load import LoadedFamily, load_family
 
 POLICY = ("growth.optimizer=asymmetric", "growth.rates=rewarm_new", "growth.rewarm_steps=9")
@@ -85,7 +86,7 @@ def test_a_member_from_scratch_begins_with_its_own_deviations(tmp_path: Path) ->
         assert state[f"model.{name}.weight"].std().item() == pytest.approx(wanted, rel=0.1), name
 
 
-def test_the_plan_says_what_every_parameter_gets(alone: Path) -> None:
+def test_the_plan_says_what_every_parameter_gets(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads((alone / "run" / "plan.json").read_text())
     assert document["rate_transfer"]["rule"] == "completep"
     assert document["rate_transfer"]["base_shape"] == document["stages"][0]["shape"]
@@ -93,3 +94,10 @@ def test_the_plan_says_what_every_parameter_gets(alone: Path) -> None:
     assert all(set(each.values()) == {1.0} for each in small.values())
     assert large["norm"] == {"initial": 0.5, "rate": 0.5, "decay": 2.0, "eps": 1.0}
     assert large["o_proj"]["rate"] == 0.25
+    print_factors(document)
+    shown = capsys.readouterr().out
+    assert "by completep: multiples of what 1 x 16 has" in shown
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
+    assert ["", "o_proj, down_proj", "0.3536", "0.25", "4", "0.5"] in rows
+    assert ["", "norm", "0.5", "0.5", "2", "1"] in rows
+    assert [row[0] for row in rows if row[0]] == ["2 x 32"]  # nothing to say of the base
