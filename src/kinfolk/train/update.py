@@ -41,8 +41,7 @@ def make_update(model: nn.Module, optimizer: torch.optim.AdamW, rates: StageRate
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 state = optimizer.state[parameter]
-                own = rate * group["rate_factor"]
-                _move(parameter, state, group, own, coordinates[parameter], step, pace_of_new)
+                _move(parameter, state, group, rate, coordinates[parameter], step, pace_of_new)
 
     return grown
 
@@ -61,7 +60,7 @@ def _move(
     mean_bias, square_bias = (
         _bias_correction(beta, state["step"], coordinates.age, step).to(weights.dtype) for beta in group["betas"]
     )
-    pace = _pace(coordinates, pace_of_new)
+    pace, rate = _pace(coordinates, pace_of_new), rate * group["rate_factor"]
     weights.mul_(1 - pace * (rate * group["weight_decay"]))
     eps: Tensor | float = group["eps"]
     for factor in spread(coordinates.gradient):
