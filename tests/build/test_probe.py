@@ -51,7 +51,7 @@ def test_a_probe_ranks_what_it_has_trained_from_a_checkpoint(
 def test_a_probe_trains_with_the_rates_of_the_familys_base(finished: Path, tmp_path: Path) -> None:
     """The base is a member that the probe does not have."""
     loaded = family(tmp_path, "recipe.rate_transfer={rule: mup, base: large}")
-    source = str(finished / "members" / "small")
+    source = finished / "members" / "small"
     probe_growth(loaded, source, {"num_attention_heads": 4}, 1, tmp_path / "probe", RecordingView())
     document = json.loads((tmp_path / "probe" / "plan.json").read_text())
     assert document["rate_transfer"]["base_shape"]["hidden_size"] == LARGE["hidden_size"]
