@@ -9,6 +9,7 @@ import pytest
 import torch
 from micro import CONTEXT, RecordingView, family
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from kinfolk.build.origin import first_state, stage_config
 from kinfolk.data import tokens
@@ -166,8 +167,10 @@ def test_what_is_recorded(spec: tuple[Family, TokenStore], tmp_path: Path) -> No
 
 @pytest.mark.parametrize("stops", [[3], [4], [1, 6, 13], [14]])
 def test_an_interrupted_stage_ends_with_the_same_bytes(
-    spec: tuple[Family, TokenStore], tmp_path: Path, stops: list[int]
+    spec: tuple[Family, TokenStore], tmp_path: Path, stops: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # TensorBoard reads event files by name: of two that one process began in one second, the 10th before the 9th.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     stage = begin(spec, whole)
     train(spec, stage, whole)
