@@ -41,7 +41,7 @@ NAN, INFINITY = float("nan"), float("inf")
         ("recipe.seeed", 1, "recipe.seeed", "unknown field", "did you mean seed?"),
         ("recipe.optimizer.beta", 1, "recipe.optimizer.beta", "unknown field", "did you mean betas?"),
         ("members.1.shape.headdim", 8, "members[1].shape.headdim", "unknown field", "did you mean head_dim?"),
-        ("recipe.colour", 1, "recipe.colour", "unknown field", "fields known here: checkpoints, "),
+        ("recipe.colour", 1, "recipe.colour", "unknown field", "fields known here: batch_warmup, "),
         ("data.train.0", {"buildin": "x"}, "data.train[0].buildin", "unknown field", "did you mean builtin?"),
         ("data.train.0", {"paht": "x"}, "data.train[0].paht", "unknown field", "did you mean path?"),
         ("data.train.0", {"path": "x", "textfield": "y"}, "data.train[0].textfield", "unknown", "did you mean text_"),

@@ -32,7 +32,7 @@ from kinfolk.train.engine import Engine, Precision, alone, resolve_precision, st
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.model import empty_model, parameters_of
 from kinfolk.train.monitor import final_loss, read_metrics
-from kinfolk.train.stage import Trained, kept_checkpoints, loss_name, rows_of_rank, train_stage
+from kinfolk.train.stage import Trained, kept_checkpoints, loss_name, rows_of_rank, smallest_rows, train_stage
 
 
 def build(
@@ -102,7 +102,7 @@ def _claim(
     plan = strategy(family)
     refuse_plan(plan, family.model.architecture)
     for stage in plan.stages:
-        rows_of_rank(stage.rows_per_step(family.model.context_length), engine.rank, engine.world_size)
+        rows_of_rank(smallest_rows(stage, family.model.context_length), engine.rank, engine.world_size)
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     held.enter_context(only_build_in(folder))

@@ -1,8 +1,8 @@
 """How a family is trained and grown: optimizer, schedule, checkpoints, growth."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kinfolk.family.base import Spec
 from kinfolk.family.faults import MisfitError
@@ -12,11 +12,17 @@ _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Optimizer(Spec):
-    """AdamW; weight decay acts on matrices, never on norms."""
+    """AdamW, or Muon for the layers' matrices and AdamW for the rest; weight decay acts on matrices, never on norms."""
 
+    matrices: Literal["adamw", "muon"] = "adamw"
+    """What moves the weight matrices of the layers; AdamW moves embedding, head, norms and biases."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Muon's."""
     betas: tuple[_Beta, _Beta] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
+    weight_decay_rule: Literal["everywhere", "cautious"] = "everywhere"
+    """Which coordinates of a matrix decay: all, or those that the update moves towards zero as well."""
 
 
 class Schedule(Spec):
@@ -62,6 +68,15 @@ class Checkpoints(Spec):
         return self
 
 
+class BatchWarmup(Spec):
+    """Small batches at the beginning of every member that is trained from scratch; see `kinfolk.plan.batches`."""
+
+    start: int = Field(ge=1, le=10**12)
+    """Tokens of the first steps; they double up to `tokens_per_step`."""
+    share: float = Field(default=0.25, gt=0, le=1)
+    """Share of the first stage's tokens by which they have doubled for the last time."""
+
+
 class Recipe(Spec):
     peak_learning_rate: float = Field(default=3e-3, gt=0)
     """Peak of the first member."""
@@ -74,7 +89,11 @@ class Recipe(Spec):
     tokens_per_step: int = Field(default=4096, ge=1, le=10**12)
     sequences_per_micro_batch: int | None = Field(default=None, ge=1)
     """Sequences that one process holds at once; by default about 1,024 tokens on a CPU and 32,768 on a GPU."""
-    gradient_clip: float = Field(default=1.0, gt=0)
+    batch_warmup: BatchWarmup | None = None
+    gradient_clip: Annotated[float, Field(gt=0)] | Literal["none"] = 1.0
+    """Largest global norm of a step's gradient; `none` leaves gradients as they are."""
+    z_loss: float = Field(default=0.0, ge=0, le=1)
+    """Coefficient of the mean square of log(sum(exp(logits))), which is minimised along with the cross-entropy."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**31)
     held_out_every_steps: int | None = Field(default=None, ge=1)
@@ -83,6 +102,30 @@ class Recipe(Spec):
     max_epochs: float = Field(default=4.0, gt=0)
     """A plan that reads its training data more often than this warns. Up to 4 times, repeated data are nearly as good
     as new (Muennighoff et al., arXiv 2305.16264, section 6)."""
+
+    @field_validator("gradient_clip", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "none":
+            raise MisfitError(f"{value!r} is no norm of a gradient", fix="write a number, or none to clip nothing")
+        return value
+
+    @model_validator(mode="after")
+    def _doubles(self) -> Self:
+        if self.batch_warmup is None:
+            return self
+        start, full = self.batch_warmup.start, self.tokens_per_step
+        parts = full // start
+        if start * parts != full or parts & (parts - 1) or parts < 2:
+            halves = [full // 2**power for power in range(1, full.bit_length()) if full % 2**power == 0]
+            raise MisfitError(
+                f"{start} tokens do not become tokens_per_step {full} by doubling",
+                field="batch_warmup.start",
+                fix=f"use {min(halves, key=lambda half: abs(half - start))}"
+                if halves
+                else "use an even number of tokens per step",
+            )
+        return self
 
 
 class Growth(Spec):

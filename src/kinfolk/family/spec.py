@@ -77,6 +77,7 @@ class Family(Named):
                 field="recipe.tokens_per_step",
                 fix=f"use {max(1, round(self.recipe.tokens_per_step / context)) * context}",
             )
+        self._check_recipe()
         for index, member in enumerate(self.members):
             shape = member.shape
             if self.model.architecture == "llama" and shape and shape.hidden_size % shape.num_attention_heads:
@@ -95,6 +96,27 @@ class Family(Named):
         if self.patch is not None:
             self._check_patch(self.patch)
         return self
+
+    def _check_recipe(self) -> None:
+        """What the recipe asks for must fit the context, the patches and the growth."""
+        warmup, row = self.recipe.batch_warmup, self.model.context_length
+        if self.patch is not None and self.patch.optimizer == "reset":
+            row *= self.patch.size
+        if warmup is not None and warmup.start % row:
+            wholes = [self.recipe.tokens_per_step // 2**power for power in range(1, 40)]
+            wholes = [whole for whole in wholes if whole and whole % row == 0 and self.recipe.tokens_per_step % whole == 0]
+            raise MisfitError(
+                f"{warmup.start} tokens are not a whole number of rows of {row}",
+                field="recipe.batch_warmup.start",
+                fix=f"use {wholes[-1]}" if wholes else f"use a recipe.tokens_per_step of {2 * row} or more",
+            )
+        if self.growth.rates == "inherit" and self.recipe.optimizer.matrices == "muon":
+            raise MisfitError(
+                "Muon moves a matrix as a whole, whatever the scale of its rows and columns: coordinates cannot inherit "
+                "rates",
+                field="growth.rates",
+                fix="use uniform or rewarm_new, or set recipe.optimizer.matrices to adamw",
+            )
 
     def _check_schedule(self) -> None:
         """A state from before the decay can only grow, or be branched from, if there is one worth it.

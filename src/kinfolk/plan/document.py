@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from kinfolk.family.recipe import Recipe
 from kinfolk.family.shapes import parameter_count
 from kinfolk.family.spec import Family
 from kinfolk.laws.choose import ChosenLaw
@@ -46,6 +47,7 @@ def plan_document(
         "counted_parameters": family.counted_parameters,
         "patch": _patch_document(family),
         "rate_transfer": _rate_transfer_document(family),
+        "recipe": recipe_document(family.recipe),
         "total_flops": total["six_nd"],
         "independent_flops": baseline["six_nd"],
         "total": total,
@@ -100,6 +102,7 @@ def _stage_document(family: Family, stage: Stage, alone: dict[str | None, Stage]
         "tokens_per_step": stage.tokens_per_step,
         "rate": asdict(stage.rate),
         "factors": _factors_document(family, stage),
+        "batch_warmup": [asdict(stretch) for stretch in stage.batch_warmup],
         "flops": stage_flops(family, stage),
         "alone": {"tokens": twin.tokens, **stage_flops(family, twin)} if twin else None,
     }
@@ -110,6 +113,12 @@ def objective_document(objective: Objective) -> dict[str, Any]:
     if isinstance(objective, Patch):
         return {"kind": "patch", **asdict(objective)}
     return {"kind": "token"}
+
+
+def recipe_document(recipe: Recipe) -> dict[str, Any]:
+    """What is minimised and by which optimizer, as JSON."""
+    fields = {"optimizer", "gradient_clip", "z_loss", "batch_warmup"}
+    return recipe.model_dump(mode="json", include=fields)
 
 
 def _patch_document(family: Family) -> dict[str, Any] | None:

@@ -40,7 +40,7 @@ def probe(
 def _from_checkpoint(family: Family, parent: Load, plans: Mapping[str, Plan], steps: int | None) -> Plan:
     first = next(iter(plans.values())).stages[0]
     rate = replace(first.rate, warmup_steps=0, decay_steps=0)
-    loaded = replace(first, source=parent, steps=0, tokens=0, rate=rate, member=None)
+    loaded = replace(first, source=parent, steps=0, tokens=0, rate=rate, member=None, batch_warmup=())
     grown = []
     for name, plan in plans.items():
         stage = _candidate(plan.stages[-1], name, steps)

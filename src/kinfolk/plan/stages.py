@@ -9,6 +9,7 @@ from typing import Literal
 
 from kinfolk.family.data import FIRST
 from kinfolk.family.shapes import Shape
+from kinfolk.plan.batches import Part, Stretch, part_at
 
 DecayShape = Literal["linear", "cosine", "1-sqrt"]
 
@@ -109,7 +110,10 @@ Objective = Token | Patch
 
 @dataclass(frozen=True)
 class Rate:
-    """A learning-rate segment: linear warm-up, hold at the peak, decay to `end_ratio` of the peak."""
+    """A learning-rate segment: linear warm-up, hold at the peak, decay to `end_ratio` of the peak.
+
+    Its steps are whole batches; only a batch-size warm-up takes one in several optimizer steps.
+    """
 
     peak: float
     warmup_steps: int
@@ -130,8 +134,9 @@ class Stage:
     source: Source
     objective: Objective
     tokens: float
-    """Tokens to train on: `steps` whole steps."""
+    """Tokens to train on: `batches` whole batches."""
     steps: int
+    """Optimizer steps."""
     rate: Rate
     member: str | None = None
     """The family member that this stage finishes, if it finishes one."""
@@ -140,6 +145,8 @@ class Stage:
     patch size, for every stage of a family that reads patches."""
     data: tuple[str, ...] = (FIRST,)
     """Names of the versions of the data that it reads, as one; the first is the family's `data.train`."""
+    batch_warmup: tuple[Stretch, ...] = ()
+    """How the first batches are divided among several steps each."""
 
     @property
     def patch_size(self) -> int:
@@ -152,13 +159,22 @@ class Stage:
         return self.tokens / self.patch_size
 
     @property
+    def batches(self) -> int:
+        """Whole batches: steps, but for a batch-size warm-up."""
+        return self.steps - sum(stretch.steps - stretch.batches for stretch in self.batch_warmup)
+
+    @property
     def tokens_per_step(self) -> int:
-        """Tokens that one optimizer step reads."""
-        return round(self.tokens / self.steps) if self.steps else 0
+        """Tokens of a whole batch, which one optimizer step reads once the batch-size warm-up is over."""
+        return round(self.tokens / self.batches) if self.batches else 0
 
     def rows_per_step(self, context_length: int) -> int:
-        """Rows of `context_length` positions in one optimizer step."""
+        """Rows of `context_length` positions in a whole batch."""
         return self.tokens_per_step // (context_length * self.patch_size)
+
+    def part_at(self, step: int) -> Part:
+        """What optimizer step `step` (from 0) reads."""
+        return part_at(self.batch_warmup, step)
 
     @property
     def parent(self) -> str | None:

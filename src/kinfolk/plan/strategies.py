@@ -6,6 +6,7 @@ from dataclasses import replace
 from kinfolk.errors import KinfolkError
 from kinfolk.family.recipe import Growth
 from kinfolk.family.spec import Family
+from kinfolk.plan.batches import doubling
 from kinfolk.plan.costs import six_nd, stage_tokens
 from kinfolk.plan.stages import Continue, Dynamics, Grow, Operator, Patch, Plan, Rate, Scratch, Source, Stage, Token
 from kinfolk.plan.versions import TRUNK, all_so_far, finished_versions, of_version, trunk_versions
@@ -110,7 +111,17 @@ def _plan(family: Family, strategy: str, stages: Sequence[Stage]) -> Plan:
                 where="data.versions",
                 fix="give the versions other names",
             )
-    return Plan(family.name, strategy, tuple(stages))
+    return Plan(family.name, strategy, tuple(_with_small_batches(family, stage) for stage in stages))
+
+
+def _with_small_batches(family: Family, stage: Stage) -> Stage:
+    """A stage that begins with the recipe's batch-size warm-up, if it starts from random weights."""
+    warmup = family.recipe.batch_warmup
+    if warmup is None or not isinstance(stage.source, Scratch):
+        return stage
+    stretches = doubling(warmup.share * stage.steps, family.recipe.tokens_per_step // warmup.start)
+    extra = sum(stretch.steps - stretch.batches for stretch in stretches)
+    return replace(stage, steps=stage.steps + extra, batch_warmup=stretches)
 
 
 def _chain_tokens(family: Family, index: int) -> float:

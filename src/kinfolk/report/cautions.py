@@ -126,5 +126,5 @@ def _epochs(run: Run, stage: StageRun) -> float:
     own = stage.finished.epochs if stage.finished else 0.0
     if run.data is None or run.data.train_tokens <= 0:
         return own
-    tokens = sum(part.steps_done * part.plan.tokens / part.plan.steps for part in (*run.ancestors(stage), stage))
+    tokens = sum(part.plan.share_after(part.steps_done) * part.plan.tokens for part in (*run.ancestors(stage), stage))
     return max(own, tokens / run.data.train_tokens) if stage.state != "not started" else 0.0

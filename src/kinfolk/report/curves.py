@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kinfolk.report.records import PlannedStage
 from kinfolk.report.run import Points, Run, StageRun
 
 LIMIT = 600
@@ -17,10 +18,10 @@ class Span:
 
     start: float
     length: float
-    steps: int
+    stage: PlannedStage
 
     def at(self, step: int) -> float:
-        return self.start + self.length * step / self.steps
+        return self.start + self.length * self.stage.share_after(step)
 
 
 def span(run: Run, stage: StageRun, axis: Axis) -> Span:
@@ -28,7 +29,7 @@ def span(run: Run, stage: StageRun, axis: Axis) -> Span:
     return Span(
         start=sum(_length(ancestor, axis) for ancestor in run.ancestors(stage)),
         length=_length(stage, axis),
-        steps=stage.plan.steps,
+        stage=stage.plan,
     )
 
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from kinfolk.plan.batches import Stretch, part_at
+
 Command = Annotated[str, BeforeValidator(lambda value: shlex.join(value) if isinstance(value, list) else value)]
 
 
@@ -60,8 +62,13 @@ class PlannedStage(_Record):
     objective: dict[str, Any] = {}
     steps: int = Field(ge=1)
     rate: PlannedRate
+    batch_warmup: tuple[Stretch, ...] = ()
     flops: Flops
     alone: Alone | None = None
+
+    def share_after(self, step: int) -> float:
+        """Share of the stage's tokens that its first `step` steps read."""
+        return part_at(self.batch_warmup, step).begin / part_at(self.batch_warmup, self.steps).begin
 
 
 class Plan(_Record):

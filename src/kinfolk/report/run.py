@@ -61,10 +61,10 @@ class StageRun:
 
     @property
     def flops(self) -> Flops:
-        """What the stage has cost: the ledger's figure once it is finished, the plan's by steps until then."""
+        """What the stage has cost: the ledger's figure once it is finished, the plan's by tokens until then."""
         if self.finished:
             return self.finished.flops
-        share = self.steps_done / self.plan.steps
+        share = self.plan.share_after(self.steps_done)
         return Flops(six_nd=share * self.plan.flops.six_nd, matmul=share * self.plan.flops.matmul)
 
 

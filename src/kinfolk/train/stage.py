@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -82,16 +83,15 @@ def train_stage(
     checkpoint.load(kept, wanted, engine)
     position = first = saved = checkpoint.position_of(kept)
 
-    rows_per_step = stage.rows_per_step(context_length)
-    mine = rows_of_rank(rows_per_step, engine.rank, engine.world_size)
+    batch_rows = stage.rows_per_step(context_length)
     micro = _micro_batch(recipe, context_length, engine)
-    sequences_per_step = rows_per_step * stage.patch_size
+    batch_sequences = batch_rows * stage.patch_size
     reading = Reading(
         context_length,
         stage.patch_size,
         stage.block,
-        first=position.sequences - position.step * sequences_per_step,
-        sequences=stage.steps * sequences_per_step,
+        first=position.sequences - stage.part_at(position.step).before(batch_sequences),
+        sequences=stage.batches * batch_sequences,
     )
     held_out = held_out_sample(store, context_length).to(engine.device)
     held_out_every = recipe.held_out_every_steps or max(1, stage.steps // 20)
@@ -109,15 +109,18 @@ def train_stage(
             return checkpoint.save(saves, tensors, position, engine, keeping)
 
         while position.step < stage.steps:
-            rate = learning_rate(stage.rate, position.step, stage.steps)
-            first_row = position.step * rows_per_step + mine.start
+            part = stage.part_at(position.step)
+            rate = learning_rate(stage.rate, part.begin, stage.batches, part.parts)
+            rows, tokens = batch_rows // part.parts, stage.tokens_per_step // part.parts
+            mine = rows_of_rank(rows, engine.rank, engine.world_size)
+            first_row = part.before(batch_rows) + mine.start
             sequences = torch.from_numpy(read(store.train, reading, first_row, len(mine), recipe.seed))
-            loss = _accumulate(objective, sequences, micro, stage.tokens_per_step, precision, engine)
+            loss = _accumulate(objective, sequences, micro, tokens, precision, engine)
             gradient_norm = _clip(model, recipe.gradient_clip)
             # One reduction a step: the loss, and what must be agreed on before anyone acts on it.
             stop, due = interruption.requested is not None, engine.is_main and saving.due(position.step)
             total, stops, dues = engine.sum(torch.tensor([loss, float(stop), float(due)], dtype=torch.float64)).tolist()
-            mean_loss = total / stage.tokens_per_step
+            mean_loss = total / tokens
             if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
                 raise _not_finite(stage, position.step + 1, mean_loss, gradient_norm, kept, engine)
             # Saved before the update: that the loss is finite has just shown that these weights are good.
@@ -130,23 +133,23 @@ def train_stage(
             position = replace(
                 position,
                 step=position.step + 1,
-                sequences=position.sequences + sequences_per_step,
-                positions=position.positions + rows_per_step * context_length,
+                sequences=position.sequences + rows * stage.patch_size,
+                positions=position.positions + rows * context_length,
                 seconds=first.seconds + time.monotonic() - began,
                 token_ready=stage.patch_size == 1,
             )
 
             if monitor:
-                done, elapsed = position.step - first.step, position.seconds - first.seconds
+                read_before, read_now = (tokens_read(stage, each.step) for each in (first, position))
                 monitor.record(
                     {
                         "step": position.step,
-                        "tokens": position.step * stage.tokens_per_step,
+                        "tokens": read_now,
                         "epoch": reading.epochs(position.sequences, len(store.train)),
                         loss_name(stage): mean_loss,
                         "learning_rate": rate,
                         "gradient_norm": gradient_norm,
-                        "tokens_per_second": done * stage.tokens_per_step / elapsed,
+                        "tokens_per_second": (read_now - read_before) / (position.seconds - first.seconds),
                         "seconds": position.seconds,
                     }
                 )
@@ -172,6 +175,11 @@ def kept_checkpoints(stage: Stage, recipe: Recipe) -> Checkpoints:
     """Which checkpoints of a stage are kept beside the newest: those that may be averaged, at a constant rate."""
     is_constant = stage.patch_size == 1 and stage.rate.decay_steps == 0
     return recipe.checkpoints if is_constant else recipe.checkpoints.model_copy(update={"keep": 0})
+
+
+def tokens_read(stage: Stage, steps: int) -> int:
+    """Tokens that the first steps of a stage read."""
+    return stage.part_at(steps).before(stage.tokens_per_step)
 
 
 def loss_name(stage: Stage) -> str:
@@ -214,19 +222,24 @@ def _accumulate(
     return total.item()
 
 
-def _clip(model: nn.Module, largest: float) -> float:
-    """Scale the gradients down to a global norm of at most `largest`; returns the norm before."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), largest)
+def _clip(model: nn.Module, largest: float | Literal["none"]) -> float:
+    """Scale the gradients down to a global norm of at most `largest`, if any; returns the norm before."""
+    norm = nn.utils.clip_grad_norm_(model.parameters(), math.inf if largest == "none" else largest)
     full = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return float(full)
 
 
+def smallest_rows(stage: Stage, context_length: int) -> int:
+    """Rows of the smallest step of a stage, of which every other has a multiple."""
+    return stage.rows_per_step(context_length) // stage.part_at(0).parts
+
+
 def rows_of_rank(rows_per_step: int, rank: int, world_size: int) -> range:
-    """Which rows of every global batch a process trains on; KinfolkError if they do not divide evenly."""
+    """Which rows of a global step a process trains on; KinfolkError if they do not divide evenly."""
     if rows_per_step % world_size:
         raise KinfolkError(
             f"a step of {rows_per_step} sequences does not divide among {world_size} processes",
-            where="recipe.tokens_per_step",
+            where="recipe.tokens_per_step, and recipe.batch_warmup.start where there is one",
             fix=f"use a multiple of {world_size} sequences, or another number of processes",
         )
     share = rows_per_step // world_size
