@@ -121,7 +121,7 @@ class Step:
         self.objective.train()
         for part in sequences.split(POSITIONS_PER_MICRO_BATCH // CONTEXT):
             with alone().autocast("float32"):
-                loss = self.objective(part)
+                loss = self.objective(part).minimised
             (loss / sequences.numel()).backward()
         torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
         self.optimizer.step()

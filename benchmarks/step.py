@@ -75,7 +75,7 @@ class Step:
         began = time.perf_counter()
         for part in self.sequences.split(self.micro_batch):
             with alone().autocast(self.precision):
-                loss = self.objective(part)
+                loss = self.objective(part).minimised
             (loss / TOKENS_PER_STEP).backward()
         torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
         self.optimizer.step()

@@ -32,7 +32,7 @@ def trained(engine: Engine, steps: int, seed: int = 0) -> dict[str, torch.Tensor
     for _ in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 0.01
-        (objective(torch.randint(301, (2, 9), generator=generator)) / 16).backward()
+        (objective(torch.randint(301, (2, 9), generator=generator)).minimised / 16).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return tensors

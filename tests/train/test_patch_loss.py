@@ -55,7 +55,7 @@ def test_every_architecture_learns_what_the_definition_says(name: str, monkeypat
     expected.backward()
     right = gradients(model)
     model.zero_grad()
-    loss = PatchLoss(model, patch)(rows)
+    loss = PatchLoss(model, patch)(rows).minimised
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for parameter, gradient in gradients(model).items():
@@ -68,12 +68,12 @@ def test_patches_of_one_token_are_tokens(name: str) -> None:
     model, rows = random_model(name), sequences(12)
     theirs = model(input_ids=rows, labels=rows).loss.item()
     for loss in (PatchLoss(model, Patch(1)), PatchLoss(model, Patch(4)).eval(), TokenLoss(model)):
-        assert loss(rows).item() / (3 * 11) == pytest.approx(theirs, rel=1e-6)
+        assert loss(rows).cross_entropy.item() / (3 * 11) == pytest.approx(theirs, rel=1e-6)
     model.zero_grad()
-    PatchLoss(model.train(), Patch(1))(rows).backward()
+    PatchLoss(model.train(), Patch(1))(rows).minimised.backward()
     patched = gradients(model)
     model.zero_grad()
-    TokenLoss(model)(rows).backward()
+    TokenLoss(model)(rows).minimised.backward()
     for parameter, gradient in gradients(model).items():
         torch.testing.assert_close(patched[parameter], gradient, rtol=1e-5, atol=1e-5, msg=parameter)
 
@@ -82,7 +82,7 @@ def test_a_stage_of_patches_of_one_token_takes_the_ordinary_path() -> None:
     model, rows = random_model("llama"), sequences(9)
     ordinary, dispatched = (stage_loss(model, which) for which in (Token(), Patch(1)))
     assert type(ordinary) is type(dispatched) is TokenLoss
-    assert torch.equal(ordinary(rows), dispatched(rows))
+    assert torch.equal(ordinary(rows).minimised, dispatched(rows).minimised)
     assert isinstance(stage_loss(model, Patch(2)), PatchLoss)
 
 
@@ -131,7 +131,7 @@ def test_no_patch_sees_a_later_one_and_the_first_is_never_a_target(name: str) ->
     loss = PatchLoss(model, Patch(4)).train()
     swapped = rows.clone()
     swapped[0, -4:] = swapped[0, -4:].flip(0)
-    assert loss(swapped).item() == pytest.approx(loss(rows).item(), rel=1e-6)
+    assert loss(swapped).cross_entropy.item() == pytest.approx(loss(rows).cross_entropy.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("positions", [1, 15, 33])
@@ -158,7 +158,7 @@ def test_chunks_equal_soft_labels_and_slot_averages(
         labels = functional.cross_entropy(logits, soft / slots, reduction="sum") * slots
         assert labels.item() == pytest.approx(expected.item(), rel=1e-12)
     (expected * 0.25).backward()
-    loss = linear_cross_entropy(hidden, weight, targets, target_weights=counted)
+    loss = linear_cross_entropy(hidden, weight, targets, target_weights=counted).minimised
     (loss * 0.25).backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     torch.testing.assert_close(hidden.grad, double_hidden.grad.float(), rtol=1e-5, atol=1e-6)
@@ -182,5 +182,5 @@ def test_a_patch_costs_what_a_token_costs() -> None:
     config._attn_implementation = "eager"
     loss = PatchLoss(new_model(config, seed=0), Patch(4))
     with FlopCounterMode(display=False) as counter:
-        loss(torch.randint(37, (2, 4 * 17))).backward()
+        loss(torch.randint(37, (2, 4 * 17))).minimised.backward()
     assert counter.get_total_flops() == matmul_flops_per_token(shape, 37, 16) * 2 * 16

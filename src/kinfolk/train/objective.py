@@ -6,7 +6,7 @@ of logits ever exists. Logits and softmax are float32 whatever the precision of 
 `linear_cross_entropy` takes the softmax in bfloat16 and reports a loss that is off by several percent.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,22 @@ PLAIN_HEADS = ("llama", "qwen2", "qwen3", "mistral", "mixtral", "olmo2", "phi3",
 can be made in chunks. The logits of any other are made by the model itself, all at once."""
 
 
+class Losses(NamedTuple):
+    """Sums over a batch in nats."""
+
+    minimised: Tensor
+    """The cross-entropy and the z-loss together, which is to be differentiated."""
+    cross_entropy: Tensor
+    z_loss: Tensor
+    """The coefficient times log(sum(exp(logits)))^2 of every prediction (PaLM, arXiv 2204.02311, section 5); 0 in
+    evaluation mode."""
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of `hidden @ weight.T` against `targets`, with gradients made in the forward pass."""
+    """Summed losses of `hidden @ weight.T` against `targets`, with gradients made in the forward pass.
+
+    Returns `minimised`, and cross-entropy and z-loss without a gradient.
+    """
 
     @staticmethod
     def forward(
@@ -37,7 +51,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         target_weights: Tensor,
         dtype: torch.dtype,
         needs_gradient: bool,
-    ) -> Tensor:
+        z_coefficient: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         positions, vocab_size = hidden.shape[0], weight.shape[0]
         budget = _LOGITS_IN_CACHE if hidden.device.type == "cpu" else _LOGITS_ON_GPU
         chunk = max(16, budget // vocab_size)
@@ -45,27 +60,37 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_gradient = torch.empty_like(hidden) if needs_gradient else None
         weight_gradient = torch.zeros_like(weight) if needs_gradient else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        z_loss = torch.zeros_like(loss)
         for start in range(0, positions, chunk):
             part = slice(start, start + chunk)
             target, weights = targets[part], target_weights[part]  # both (chunk, slots)
             logits = (hidden_cast[part] @ weight_cast.T).float()  # (chunk, vocab)
             normaliser = logits.logsumexp(dim=1, keepdim=True)
             loss += ((normaliser - logits.gather(1, target)) * weights).sum()
+            if z_coefficient:
+                z_loss += z_coefficient * (normaliser.square() * weights).sum()
             if hidden_gradient is not None and weight_gradient is not None:
-                # d loss / d logits = softmax x (sum of the weights) - the weights at their targets
-                gradient = logits.sub_(normaliser - weights.sum(1, keepdim=True).log()).exp_()
+                # d cross-entropy / d logits = softmax x (sum of the weights) - the weights at their targets
+                # d normaliser^2 / d logits = softmax x 2 normaliser
+                if z_coefficient:
+                    share = weights.sum(1, keepdim=True) * (1 + 2 * z_coefficient * normaliser)
+                    gradient = logits.sub_(normaliser).exp_().mul_(share)
+                else:
+                    gradient = logits.sub_(normaliser - weights.sum(1, keepdim=True).log()).exp_()
                 gradient.scatter_add_(1, target, -weights)
                 gradient_cast = gradient.to(dtype)
                 hidden_gradient[part] = gradient_cast @ weight_cast
                 weight_gradient += gradient_cast.T @ hidden_cast[part]
         if needs_gradient:
             ctx.save_for_backward(hidden_gradient, weight_gradient)
-        return loss
+        cross_entropy = loss.clone()
+        ctx.mark_non_differentiable(cross_entropy, z_loss)
+        return loss + z_loss if z_coefficient else loss, cross_entropy, z_loss
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * outputs[0], weight_gradient * outputs[0], None, None, None, None
+        return hidden_gradient * outputs[0], weight_gradient * outputs[0], None, None, None, None, None
 
 
 def linear_cross_entropy(
@@ -74,12 +99,14 @@ def linear_cross_entropy(
     targets: Tensor,
     dtype: torch.dtype = torch.float32,
     target_weights: Tensor | None = None,
-) -> Tensor:
+    z_coefficient: float = 0.0,
+) -> Losses:
     """Sum over positions (and slots) of -log softmax(hidden @ weight.T)[target], in nats.
 
     Shapes: hidden (positions, hidden size), weight (vocab, hidden size), targets (positions,) or (positions, slots) of
     int64: every position predicts all its slots from one softmax, whose logarithm is taken once. `target_weights`, of
-    the shape of the targets or to be broadcast to it, multiply each term; 0 leaves a target out. Products are taken in
+    the shape of the targets or to be broadcast to it, multiply each term; 0 leaves a target out. Each target also has a
+    z-loss with the same weight, `z_coefficient` times the square of the softmax's logarithm. Products are taken in
     `dtype`, logits and softmax in float32. The sum, not the mean: whoever knows the global number of tokens divides by
     it.
     """
@@ -89,10 +116,10 @@ def linear_cross_entropy(
     # under no_grad.
     needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     with torch.autocast(hidden.device.type, enabled=False):
-        loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, slots, weights.expand(slots.shape), dtype, needs_gradient
+        sums = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, slots, weights.expand(slots.shape), dtype, needs_gradient, z_coefficient
         )
-    return loss
+    return Losses(*sums)
 
 
 def slot_weights(size: int, exponent: float) -> Tensor:
@@ -101,24 +128,29 @@ def slot_weights(size: int, exponent: float) -> Tensor:
     return (weights * (size / weights.sum())).float()
 
 
-def stage_loss(model: PreTrainedModel, objective: Objective, dtype: torch.dtype = torch.float32) -> nn.Module:
+def stage_loss(
+    model: PreTrainedModel, objective: Objective, dtype: torch.dtype = torch.float32, z_coefficient: float = 0.0
+) -> nn.Module:
     """The module that a stage trains. Patches of one token are ordinary tokens, and take their path."""
     if isinstance(objective, Patch) and objective.size > 1:
-        return PatchLoss(model, objective, dtype)
-    return TokenLoss(model, dtype)
+        return PatchLoss(model, objective, dtype, z_coefficient)
+    return TokenLoss(model, dtype, z_coefficient)
 
 
 class TokenLoss(nn.Module):
     """Next-token prediction. Sharding wraps this module, so that the head is gathered when the loss needs it."""
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, model: PreTrainedModel, dtype: torch.dtype = torch.float32, z_coefficient: float = 0.0
+    ) -> None:
         super().__init__()
         self.model = model
         self.dtype = dtype
+        self.z_coefficient = z_coefficient
 
-    def forward(self, sequences: Tensor) -> Tensor:
-        """Summed loss in nats of sequences (batch, context + 1): every token but the first is predicted."""
-        return _summed_loss(self.model, {"input_ids": sequences[:, :-1]}, sequences[:, 1:].unsqueeze(2), self.dtype)
+    def forward(self, sequences: Tensor) -> Losses:
+        """Summed losses in nats of sequences (batch, context + 1): every token but the first is predicted."""
+        return _of_tokens(self.model, sequences, self.dtype, self.z_coefficient if self.training else 0.0)
 
 
 class PatchLoss(nn.Module):
@@ -130,24 +162,27 @@ class PatchLoss(nn.Module):
 
     slot_weights: Tensor
 
-    def __init__(self, model: PreTrainedModel, patch: Patch, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, model: PreTrainedModel, patch: Patch, dtype: torch.dtype = torch.float32, z_coefficient: float = 0.0
+    ) -> None:
         super().__init__()
         self.model = model
         self.size = patch.size
         self.dtype = dtype
+        self.z_coefficient = z_coefficient
         self.register_buffer("slot_weights", slot_weights(patch.size, patch.slot_exponent), persistent=False)
 
-    def forward(self, sequences: Tensor) -> Tensor:
-        """Summed loss in nats, over all tokens but those of the first patch, of sequences (batch, K x (context + 1)).
+    def forward(self, sequences: Tensor) -> Losses:
+        """Summed losses in nats, over all tokens but those of the first patch, of sequences (batch, K x (context + 1)).
 
         In evaluation mode that of `TokenLoss` on sequences (batch, context + 1). ValueError for a sequence that is not
         a whole number of patches.
         """
         if not self.training:
-            return _summed_loss(self.model, {"input_ids": sequences[:, :-1]}, sequences[:, 1:].unsqueeze(2), self.dtype)
+            return _of_tokens(self.model, sequences, self.dtype, 0.0)
         patches = into_patches(sequences, self.size)
         inputs = {"inputs_embeds": patch_embeddings(self.model, patches[:, :-1])}
-        return _summed_loss(self.model, inputs, patches[:, 1:], self.dtype, self.slot_weights)
+        return _summed_losses(self.model, inputs, patches[:, 1:], self.dtype, self.z_coefficient, self.slot_weights)
 
 
 def into_patches(sequences: Tensor, size: int) -> Tensor:
@@ -166,20 +201,32 @@ def patch_embeddings(model: PreTrainedModel, patches: Tensor) -> Tensor:
     return embedded.float().mean(dim=2).to(embedded.dtype)
 
 
-def _summed_loss(
+def _of_tokens(model: PreTrainedModel, sequences: Tensor, dtype: torch.dtype, z_coefficient: float) -> Losses:
+    """Summed losses of next-token prediction of sequences (batch, context + 1)."""
+    targets = sequences[:, 1:].unsqueeze(2)
+    return _summed_losses(model, {"input_ids": sequences[:, :-1]}, targets, dtype, z_coefficient)
+
+
+def _summed_losses(
     model: PreTrainedModel,
     inputs: dict[str, Tensor],
     targets: Tensor,
     dtype: torch.dtype,
+    z_coefficient: float,
     target_weights: Tensor | None = None,
-) -> Tensor:
-    """Summed loss of targets (batch, positions, slots), each position's predicted at it from the inputs."""
+) -> Losses:
+    """Summed losses of targets (batch, positions, slots), each position's predicted at it from the inputs."""
     slots = targets.flatten(0, 1)
     head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if model.config.model_type in PLAIN_HEADS and head.bias is None:
         hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
-        return linear_cross_entropy(hidden.flatten(0, 1), head.weight, slots, dtype, target_weights)
+        return linear_cross_entropy(hidden.flatten(0, 1), head.weight, slots, dtype, target_weights, z_coefficient)
     logits = model(**inputs, use_cache=False).logits.flatten(0, 1).float()  # (rows, vocab)
-    terms = logits.logsumexp(dim=1, keepdim=True) - logits.gather(1, slots)  # (rows, slots)
-    total: Tensor = (terms if target_weights is None else terms * target_weights).sum()
-    return total
+    normaliser = logits.logsumexp(dim=1, keepdim=True)
+    terms = normaliser - logits.gather(1, slots)  # (rows, slots)
+    total = (terms if target_weights is None else terms * target_weights).sum()
+    if not z_coefficient:
+        return Losses(total, total.detach(), torch.zeros_like(total))
+    squares = normaliser.square().expand(terms.shape)
+    z_loss = z_coefficient * (squares if target_weights is None else squares * target_weights).sum()
+    return Losses(total + z_loss, total.detach(), z_loss.detach())

@@ -70,7 +70,8 @@ def train_stage(
     """
     assert stage.shape is not None
     engine.use_threads(stage.shape)
-    objective = stage_loss(model, stage.objective, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    objective = stage_loss(model, stage.objective, dtype, recipe.z_loss)
     engine.distribute(objective)
     optimizer = make_optimizer(model, recipe.optimizer, factors)
     update = make_update(model, optimizer, rates)
@@ -115,12 +116,13 @@ def train_stage(
             mine = rows_of_rank(rows, engine.rank, engine.world_size)
             first_row = part.before(batch_rows) + mine.start
             sequences = torch.from_numpy(read(store.train, reading, first_row, len(mine), recipe.seed))
-            loss = _accumulate(objective, sequences, micro, tokens, precision, engine)
+            sums = _accumulate(objective, sequences, micro, tokens, precision, engine)
             gradient_norm = _clip(model, recipe.gradient_clip)
-            # One reduction a step: the loss, and what must be agreed on before anyone acts on it.
+            # One reduction a step: the losses, and what must be agreed on before anyone acts on it.
             stop, due = interruption.requested is not None, engine.is_main and saving.due(position.step)
-            total, stops, dues = engine.sum(torch.tensor([loss, float(stop), float(due)], dtype=torch.float64)).tolist()
-            mean_loss = total / tokens
+            mine_of_all = torch.tensor([*sums, float(stop), float(due)], dtype=torch.float64)
+            *totals, stops, dues = engine.sum(mine_of_all).tolist()
+            mean_loss, mean_z_loss = (total / tokens for total in totals)
             if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
                 raise _not_finite(stage, position.step + 1, mean_loss, gradient_norm, kept, engine)
             # Saved before the update: that the loss is finite has just shown that these weights are good.
@@ -147,6 +149,7 @@ def train_stage(
                         "tokens": read_now,
                         "epoch": reading.epochs(position.sequences, len(store.train)),
                         loss_name(stage): mean_loss,
+                        **({"z_loss": mean_z_loss} if recipe.z_loss else {}),
                         "learning_rate": rate,
                         "gradient_norm": gradient_norm,
                         "tokens_per_second": (read_now - read_before) / (position.seconds - first.seconds),
@@ -197,29 +200,30 @@ def quick_loss(objective: nn.Module, sequences: Tensor, micro: int, precision: P
     total = 0.0
     with engine.autocast(precision):
         for part in torch.split(sequences, micro):
-            total += objective(part).item()
+            total += objective(part).cross_entropy.item()
     objective.train()
     return total / (sequences.shape[0] * (sequences.shape[1] - 1))
 
 
 def _accumulate(
     objective: nn.Module, sequences: Tensor, micro: int, global_tokens: int, precision: Precision, engine: Engine
-) -> float:
-    """Add the gradients of this process's share of the batch; returns its summed loss.
+) -> list[float]:
+    """Add the gradients of this process's share of the batch; returns its summed cross-entropy and z-loss.
 
     The loss is a sum over tokens divided by the global count, so neither the number of processes nor the micro-batch
     changes it. Sharding averages gradients over processes, hence the factor `world_size`.
     """
     objective.train()
     parts = torch.split(sequences, micro)
-    total = torch.zeros((), dtype=torch.float64, device=engine.device)
+    total = torch.zeros(2, dtype=torch.float64, device=engine.device)
     for index, part in enumerate(parts):
         engine.synchronise_gradients(objective, last=index == len(parts) - 1)
         with engine.autocast(precision):
-            loss = objective(part.to(engine.device, non_blocking=True))
-        (loss * (engine.world_size / global_tokens)).backward()
-        total += loss.detach()
-    return total.item()
+            losses = objective(part.to(engine.device, non_blocking=True))
+        (losses.minimised * (engine.world_size / global_tokens)).backward()
+        total += torch.stack([losses.cross_entropy, losses.z_loss])
+    found: list[float] = total.tolist()
+    return found
 
 
 def _clip(model: nn.Module, largest: float | Literal["none"]) -> float:
