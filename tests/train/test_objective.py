@@ -34,7 +34,9 @@ def test_equals_torch_with_both_gradients(positions: int, monkeypatch: pytest.Mo
 def test_huge_logits_stay_finite() -> None:
     hidden, weight, targets = sample(20, 12, 37)
     expected = functional.cross_entropy((hidden * 1e4) @ weight.T, targets, reduction="sum")
-    assert linear_cross_entropy(hidden * 1e4, weight, targets).cross_entropy.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert linear_cross_entropy(hidden * 1e4, weight, targets).cross_entropy.item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
 
 
 def test_bfloat16_products_with_a_float32_value() -> None:

@@ -35,7 +35,7 @@ from kinfolk.train.model import (
     parameters_of,
     rescale_new_model,
 )
-from kinfolk.train.optimizer import MOMENTS
+from kinfolk.train.optimizer import MOMENTS, make_optimizer
 
 VERIFIED_SEQUENCES = 4
 """Held-out sequences on which a growth is verified."""
@@ -127,12 +127,9 @@ def last_state(
     stage: Stage, family: Family, store: TokenStore, stages: Path, with_optimizer: bool
 ) -> dict[str, Tensor]:
     """Weights and, if asked for, optimizer state of a finished stage, under the names that checkpoints use."""
-    weights = parameters_of(empty_model(stage_config(stage, family, store)))
-    tensors = {f"model.{name}": value for name, value in weights.items()}
-    if with_optimizer:
-        for name, value in weights.items():
-            tensors[f"optimizer.step.{name}"] = torch.empty(())
-            tensors |= {f"optimizer.{moment}.{name}": torch.empty_like(value) for moment in MOMENTS}
+    model = empty_model(stage_config(stage, family, store))
+    optimizer = make_optimizer(model, family.recipe.optimizer) if with_optimizer else None
+    tensors = checkpoint.tensors_of(model, optimizer)
     checkpoint.load(_last_checkpoint(stage, stages), tensors, alone())
     return tensors
 

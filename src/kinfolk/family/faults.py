@@ -173,7 +173,9 @@ def _is_branch(step: int | str) -> bool:
     """
     if not isinstance(step, str):
         return False
-    return step.startswith(("literal[", "list[", "constrained-float")) or (step.endswith(("Source", "Tokenizer")) and step[:1].isupper())
+    return step.startswith(("literal[", "list[", "constrained-float")) or (
+        step.endswith(("Source", "Tokenizer")) and step[:1].isupper()
+    )
 
 
 def _fields_at(root: type[BaseModel], location: Iterable[int | str]) -> list[str]:

@@ -112,20 +112,29 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _doubles(self) -> Self:
-        if self.batch_warmup is None:
-            return self
-        start, full = self.batch_warmup.start, self.tokens_per_step
-        parts = full // start
-        if start * parts != full or parts & (parts - 1) or parts < 2:
-            halves = [full // 2**power for power in range(1, full.bit_length()) if full % 2**power == 0]
+        full = self.tokens_per_step
+        if self.batch_warmup is not None and self.batch_warmup.start not in halves(full):
+            start = self.batch_warmup.start
+            nearest = min(halves(full), key=lambda half: abs(half - start), default=None)
             raise MisfitError(
                 f"{start} tokens do not become tokens_per_step {full} by doubling",
                 field="batch_warmup.start",
-                fix=f"use {min(halves, key=lambda half: abs(half - start))}"
-                if halves
-                else "use an even number of tokens per step",
+                fix="use an even number of tokens per step" if nearest is None else f"use {nearest}",
             )
         return self
+
+
+def halves(tokens: int) -> list[int]:
+    """A number halved as often as it is even.
+
+    >>> halves(24)
+    [12, 6, 3]
+    """
+    found = []
+    while tokens % 2 == 0:
+        tokens //= 2
+        found.append(tokens)
+    return found
 
 
 class Growth(Spec):

@@ -10,7 +10,7 @@ from kinfolk.family.data import Data, Tokenizer, TrainedTokenizer, Version
 from kinfolk.family.faults import MisfitError
 from kinfolk.family.patch import Patch
 from kinfolk.family.rate_transfer import Factors, parameter_factors
-from kinfolk.family.recipe import Growth, Recipe
+from kinfolk.family.recipe import Growth, Recipe, halves
 from kinfolk.family.shapes import Architecture, Shape, growth_misfits, parameter_count
 
 
@@ -103,8 +103,7 @@ class Family(Named):
         if self.patch is not None and self.patch.optimizer == "reset":
             row *= self.patch.size
         if warmup is not None and warmup.start % row:
-            wholes = [self.recipe.tokens_per_step // 2**power for power in range(1, 40)]
-            wholes = [whole for whole in wholes if whole and whole % row == 0 and self.recipe.tokens_per_step % whole == 0]
+            wholes = [half for half in halves(self.recipe.tokens_per_step) if half % row == 0]
             raise MisfitError(
                 f"{warmup.start} tokens are not a whole number of rows of {row}",
                 field="recipe.batch_warmup.start",
@@ -112,8 +111,8 @@ class Family(Named):
             )
         if self.growth.rates == "inherit" and self.recipe.optimizer.matrices == "muon":
             raise MisfitError(
-                "Muon moves a matrix as a whole, whatever the scale of its rows and columns: coordinates cannot inherit "
-                "rates",
+                "Muon moves a matrix as a whole, whatever the scale of its rows and columns, so that coordinates have no "
+                "rates to inherit",
                 field="growth.rates",
                 fix="use uniform or rewarm_new, or set recipe.optimizer.matrices to adamw",
             )

@@ -79,6 +79,12 @@ class Coordinates:
         return not self.in_new_layer and all(vector is None for vectors in parts for vector in vectors)
 
 
+def plain_coordinates(dimensions: int) -> Coordinates:
+    """Of a parameter that was never grown."""
+    plain: Vectors = (None,) * dimensions
+    return Coordinates(plain, plain, plain, plain)
+
+
 @dataclass(frozen=True)
 class Rewarming:
     """The second warm-up of new coordinates."""
@@ -126,7 +132,10 @@ def grow_optimizer(
     operator: Operator,
     dynamics: Dynamics,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Adam's moments and step counts of the child from the parent's, by parameter; empty under `reset`."""
+    """Adam's moments and step counts of the child from the parent's, by parameter; empty under `reset`.
+
+    Muon's matrices have no second moment, and their momentum is a first one.
+    """
     if dynamics.optimizer == "reset":
         return {}, {}, {}
     first, second = grow_moments(exp_avg, exp_avg_sq, architecture, parent, child, operator)
@@ -136,7 +145,7 @@ def grow_optimizer(
         starts_afresh = in_new_layer and (operator.depth == "zero_exit" or dynamics.optimizer == "asymmetric")
         counts[name] = torch.zeros_like(steps[source]) if starts_afresh else steps[source].clone()
         if dynamics.optimizer == "asymmetric":
-            for moment in (first[name], second[name]):
+            for moment in (moments[name] for moments in (first, second) if name in moments):
                 if in_new_layer:
                     moment.zero_()
                 for is_old in spread(_is_old(axes_of(name, architecture)[0], width)):
@@ -161,7 +170,7 @@ def _coordinates(
     axes, _ = axes_of(name, architecture)
     plain: Vectors = (None,) * len(axes)
     if len(lineage) == 1:
-        return Coordinates(plain, plain, plain, plain)
+        return plain_coordinates(len(axes))
     parent, stage, width = lineage[-2], lineage[-1], widths[-1]
     if not isinstance(stage.source, Grow):
         return _aged(_coordinates(name, lineage[:-1], widths[:-1], architecture), parent.steps)

@@ -48,7 +48,7 @@ class Position:
     """Whether the weights are a language model: false since patches were read, until tokens are read again."""
 
 
-def tensors_of(model: nn.Module, optimizer: torch.optim.AdamW | None) -> dict[str, Tensor]:
+def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
     """Everything a checkpoint holds, under flat names; the tensors are the live ones."""
     tensors = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
     if optimizer is not None:

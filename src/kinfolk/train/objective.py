@@ -140,9 +140,7 @@ def stage_loss(
 class TokenLoss(nn.Module):
     """Next-token prediction. Sharding wraps this module, so that the head is gathered when the loss needs it."""
 
-    def __init__(
-        self, model: PreTrainedModel, dtype: torch.dtype = torch.float32, z_coefficient: float = 0.0
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype = torch.float32, z_coefficient: float = 0.0) -> None:
         super().__init__()
         self.model = model
         self.dtype = dtype

@@ -1,4 +1,4 @@
-"""The optimizer's step, where growth has given the coordinates of a parameter rates of their own."""
+"""The optimizer's step, also where coordinates of a parameter have rates or a decay of their own."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,66 +8,93 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from kinfolk.growth.dynamics import Coordinates, StageRates, Vectors, spread
+from kinfolk.growth.dynamics import Coordinates, StageRates, Vectors, plain_coordinates, spread
+from kinfolk.train.optimizer import MOMENTS, MuonWithAdamW, local
 
 Update = Callable[[float, int], None]
 """Changes the weights by their gradients, given the stage's learning rate and its step (0-based)."""
 
 
-def make_update(model: nn.Module, optimizer: torch.optim.AdamW, rates: StageRates | None) -> Update:
-    """The update of a stage: the optimizer's own step, unless growth asks for more.
+def make_update(model: nn.Module, optimizer: torch.optim.Optimizer, rates: StageRates | None) -> Update:
+    """The update of a stage: the optimizer's own step, unless growth or a cautious weight decay asks for more.
 
-    Then the optimizer, at a rate of 0, only brings its moments and counts up to date, and AdamW's formula is applied
-    with a factor for every coordinate: in place, a parameter at a time, and for sharded parameters to what this process
-    holds of them.
+    Then AdamW, at a rate of 0, only brings its moments and counts up to date, and weights move by its formula with a
+    factor for every coordinate: in place, a parameter at a time, and of sharded parameters what this process holds.
+    Muon's matrices move in the same way.
     """
 
     def plain(rate: float, step: int) -> None:
         _set_rate(optimizer, rate)
         optimizer.step()
 
-    if rates is None:
+    if rates is None and not any(group["cautious"] for group in optimizer.param_groups):
         return plain
     coordinates = {
-        parameter: _placed(rates.coordinates[name], parameter) for name, parameter in model.named_parameters()
+        parameter: _placed(rates.coordinates[name] if rates else plain_coordinates(parameter.dim()), parameter)
+        for name, parameter in model.named_parameters()
     }
-    rewarming = rates.rewarming
+    rewarming = rates.rewarming if rates else None
+    muon = optimizer if isinstance(optimizer, MuonWithAdamW) else None
+    adamw = muon.adamw if muon else optimizer
 
     @torch.no_grad()
-    def grown(rate: float, step: int) -> None:
-        _set_rate(optimizer, 0.0)
-        optimizer.step()
+    def by_coordinate(rate: float, step: int) -> None:
         pace_of_new = rewarming.at(step) if rewarming else 1.0
-        for group in optimizer.param_groups:
+        _set_rate(adamw, 0.0)
+        adamw.step()
+        for group in adamw.param_groups:
             for parameter in group["params"]:
-                state = optimizer.state[parameter]
-                _move(parameter, state, group, rate, coordinates[parameter], step, pace_of_new)
+                change = _adam_update(parameter, adamw.state[parameter], group, coordinates[parameter], step)
+                _move(parameter, change, group, rate, _pace(coordinates[parameter], pace_of_new))
+        if muon is None:
+            return
 
-    return grown
+        def corrected(parameter: nn.Parameter, momentum: Tensor) -> Tensor:
+            count, ages = muon.state[parameter]["step"], coordinates[parameter].age
+            return _age_corrected(momentum, muon.matrices["momentum"], count, ages, step)
+
+        muon.advance()
+        for parameter, change in muon.updates(corrected):
+            _move(parameter, change, muon.matrices, rate, _pace(coordinates[parameter], pace_of_new))
+
+    return by_coordinate
 
 
-def _move(
-    parameter: nn.Parameter,
-    state: dict[str, Tensor],
-    group: dict[str, Any],
-    rate: float,
-    coordinates: Coordinates,
-    step: int,
-    pace_of_new: float,
-) -> None:
-    """AdamW (arXiv 1711.05101), with a bias correction, an eps and a rate for every coordinate."""
-    weights, mean, square = (_local(each) for each in (parameter.detach(), state["exp_avg"], state["exp_avg_sq"]))
+def _adam_update(
+    parameter: nn.Parameter, state: dict[str, Tensor], group: dict[str, Any], coordinates: Coordinates, step: int
+) -> Tensor:
+    """AdamW's update (arXiv 1711.05101) for a rate of 1, with a bias correction and an eps for every coordinate."""
+    mean, square = (local(state[moment]) for moment in MOMENTS)
     mean_bias, square_bias = (
-        _bias_correction(beta, state["step"], coordinates.age, step).to(weights.dtype) for beta in group["betas"]
+        _bias_correction(beta, state["step"], coordinates.age, step).to(mean.dtype) for beta in group["betas"]
     )
-    pace, rate = _pace(coordinates, pace_of_new), rate * group["rate_factor"]
-    weights.mul_(1 - pace * (rate * group["weight_decay"]))
     eps: Tensor | float = group["eps"]
     for factor in spread(coordinates.gradient):
         eps = eps * factor
     change = (mean / mean_bias).div_((square / square_bias).sqrt_().add_(eps))
     for factor in spread(coordinates.value):
         change.mul_(factor)
+    return change
+
+
+def _age_corrected(momentum: Tensor, beta: float, count: Tensor, ages: Vectors, step: int) -> Tensor:
+    """Nesterov's momentum of a matrix, with coordinates whose moments began later on the scale of the others.
+
+    The scale of the whole is no matter to Muon, so that without such coordinates nothing is corrected. After t steps of
+    one gradient, Nesterov's momentum is 1 - beta^(t + 1) of it.
+    """
+    if all(age is None for age in ages):
+        return momentum
+    return momentum / _bias_correction(beta, count + 1, ages, step + 1).to(momentum.dtype)
+
+
+def _move(parameter: nn.Parameter, change: Tensor, group: dict[str, Any], rate: float, pace: Tensor | float) -> None:
+    """Weight decay, and the update; under a cautious decay (arXiv 2510.12402) only where both go the same way."""
+    weights, rate = local(parameter.detach()), rate * group["rate_factor"]
+    decay: Tensor | float = pace * (rate * group["weight_decay"])
+    if group["cautious"]:
+        decay = decay * (change * weights >= 0)
+    weights.mul_(1 - decay)
     weights.sub_(change.mul_(pace * rate))
 
 
@@ -116,10 +143,6 @@ def _shard(vector: Tensor, dimension: int, parameter: nn.Parameter) -> Tensor:
         return vector
     sharded = distribute_tensor(vector, parameter.device_mesh, parameter.placements, src_data_rank=None)
     return sharded.to_local()
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
