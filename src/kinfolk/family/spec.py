@@ -111,7 +111,7 @@ class Family(Named):
             )
         if self.growth.rates == "inherit" and self.recipe.optimizer.matrices == "muon":
             raise MisfitError(
-                "Muon moves a matrix as a whole, whatever the scale of its rows and columns, so that coordinates have no "
+                "Muon moves a matrix as a whole, whatever the scale of its rows and columns, and coordinates have no "
                 "rates to inherit",
                 field="growth.rates",
                 fix="use uniform or rewarm_new, or set recipe.optimizer.matrices to adamw",
