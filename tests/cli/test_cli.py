@@ -185,6 +185,20 @@ def test_plan_as_a_table(tmp_path: Path) -> None:
     assert "saving" in result.stdout
 
 
+def test_plan_says_what_the_recipe_has_on(family: Path) -> None:
+    plain = CliRunner().invoke(app, ["plan", str(family)]).stdout
+    assert "recipe: AdamW, " in plain and "Muon" not in plain
+    size = json.loads(CliRunner().invoke(app, ["plan", str(family), "--json"]).stdout)["tokens_per_step"]
+    options = ["optimizer.matrices=muon", "optimizer.weight_decay_rule=cautious", "z_loss=1e-4", "gradient_clip=none"]
+    options.append(f"batch_warmup={{start: {size // 2}, share: 0.5}}")
+    chosen = [word for option in options for word in ("--set", f"recipe.{option}")]
+    text = CliRunner().invoke(app, ["plan", str(family), *chosen]).stdout
+    assert (
+        "Muon for the layers' matrices, AdamW for the rest, cautious weight decay, z-loss 0.0001, no gradient" in text
+    )
+    assert f"{size // 2:,} tokens a step, doubling to {size:,} in 50% of the start" in text
+
+
 def test_plan_refusals(family: Path) -> None:
     assert "did you mean progressive?" in refused("plan", family, "--strategy", "progresive")
     assert "sets nothing" in refused("plan", family, "--set", "recipe.seed", "--json")

@@ -104,6 +104,18 @@ NAN, INFINITY = float("nan"), float("inf")
         ("recipe.tokens_per_step", 64.5, "recipe.tokens_per_step", "a whole number", "write 64"),
         ("recipe.tokens_per_step", 10**400, "recipe.tokens_per_step", "too large", "at most"),
         ("recipe.gradient_clip", INFINITY, "recipe.gradient_clip", "finite", "write a number"),
+        ("recipe.gradient_clip", "off", "recipe.gradient_clip", "'off' is no norm", "none to clip nothing"),
+        ("recipe.gradient_clip", 0, "recipe.gradient_clip", "0 is too small", "more than 0"),
+        ("recipe.gradient_clip", None, "recipe.gradient_clip", "a number is wanted here", "write a number"),
+        ("recipe.optimizer.matrices", "moun", "recipe.optimizer.matrices", "'moun'", "did you mean muon?"),
+        ("recipe.optimizer.momentum", 1, "recipe.optimizer.momentum", "1 is too large", "less than 1"),
+        ("recipe.optimizer.weight_decay_rule", "shy", "recipe.optimizer.weight_decay_rule", "'shy'", "cautious"),
+        ("recipe.z_loss", -1, "recipe.z_loss", "-1 is too small", "at least 0"),
+        ("recipe.batch_warmup", {"start": 48}, "recipe.batch_warmup.start", "64 by doubling", "use 32"),
+        ("recipe.batch_warmup", {"start": 64}, "recipe.batch_warmup.start", "64 by doubling", "use 32"),
+        ("recipe.batch_warmup", {"start": 8}, "recipe.batch_warmup.start", "rows of 16", "use 16"),
+        ("recipe.batch_warmup", {"share": 0.5}, "recipe.batch_warmup.start", "is missing", "add start"),
+        ("recipe.batch_warmup", 32, "recipe.batch_warmup", "a mapping of fields", "name: value"),
         ("recipe.optimizer.betas", [0.9, 1.5], "recipe.optimizer.betas[1]", "1.5 is too large", "less than 1"),
         ("recipe.optimizer.betas", [0.9, 0.9, 0.9], "recipe.optimizer.betas", "too long", "at most 2"),
         ("recipe.optimizer.betas", 0.9, "recipe.optimizer.betas", "a list is wanted here, not 0.9", "[first, second]"),
@@ -316,3 +328,20 @@ def test_a_dumped_family_loads_again(tokenizer: dict[str, Any]) -> None:
         document(tokenizer=tokenizer, data={"train": sources, "held_out": {"sources": sources[:1]}}), "it"
     )
     assert validate_family(yaml.safe_load(dump_family(family)), "it") == family
+
+
+def test_muon_has_no_rates_to_inherit(tmp_path: Path) -> None:
+    fields = document(growth={"rates": "inherit"})
+    fields["recipe"]["optimizer"] = {"matrices": "muon"}
+    error = fault_of(yaml.safe_dump(fields), tmp_path)
+    assert error.where is not None and error.where.endswith("growth.rates")
+    assert "Muon" in error.problem and "uniform" in str(error.fix)
+
+
+def test_rows_of_patches_need_more_tokens(tmp_path: Path) -> None:
+    """Where the optimizer is reset, a row of patches is a step's smallest size."""
+    fields = document(patch={"size": 2, "optimizer": "reset"})
+    fields["recipe"]["batch_warmup"] = {"start": 16}
+    error = fault_of(yaml.safe_dump(fields), tmp_path)
+    assert error.where is not None and error.where.endswith("recipe.batch_warmup.start")
+    assert "rows of 32" in error.problem and error.fix == "use 32"

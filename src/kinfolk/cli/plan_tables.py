@@ -79,6 +79,7 @@ def print_plan(document: dict[str, Any]) -> None:
     print(f"the longest line of stages reads {short(document['data']['tokens_read'])} tokens")
     if document["versions"]:
         _print_versions(document["versions"])
+    print(f"recipe: {recipe_line(document['recipe'], document['tokens_per_step'])}")
     print_forecasts(document["forecast"])
     for warning in document["warnings"]:
         print(f"warning: {warning}")
@@ -134,6 +135,22 @@ def print_factors(document: dict[str, Any]) -> None:
             size = "" if index else f"{shape['num_hidden_layers']} x {shape['hidden_size']}"
             table.add_row(size, ", ".join(names), *(f"{value:.4g}" for value in values))
     Console(width=None if Console().is_terminal else 140).print(table)
+def recipe_line(recipe: dict[str, Any], tokens_per_step: int) -> str:
+    """What trains, and what of the recipe is not as usual."""
+    optimizer, warmup = recipe["optimizer"], recipe["batch_warmup"]
+    parts = ["Muon for the layers' matrices, AdamW for the rest" if optimizer["matrices"] == "muon" else "AdamW"]
+    if optimizer["weight_decay_rule"] == "cautious":
+        parts.append("cautious weight decay")
+    if recipe["z_loss"]:
+        parts.append(f"z-loss {recipe['z_loss']:g}")
+    if recipe["gradient_clip"] == "none":
+        parts.append("no gradient clip")
+    size = f"{tokens_per_step:,} tokens a step"
+    if warmup:
+        size = (
+            f"{warmup['start']:,} tokens a step, doubling to {tokens_per_step:,} in {warmup['share']:.0%} of the start"
+        )
+    return ", ".join([*parts, size])
 
 
 def print_forecasts(forecast: dict[str, Any]) -> None:
