@@ -1,5 +1,6 @@
 """Muon's momentum over a growth: by the map of a first moment, and zero where the policy says so."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,7 +44,9 @@ def train(model: nn.Module, update: Any, steps: int) -> None:
         update(RATE, step)
 
 
-def grown(dynamics: Dynamics) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]]]:
+def grown(
+    dynamics: Dynamics, operator: Operator = OPERATOR
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]]]:
     """State of the trained parent, and of the child, by key and parameter."""
     model = random_model("llama", PARENT)
     optimizer = make_optimizer(model, MUON)
@@ -54,25 +57,30 @@ def grown(dynamics: Dynamics) -> tuple[dict[str, dict[str, Tensor]], dict[str, d
         key: {name.removeprefix(f"{key}."): value for name, value in tensors.items() if name.startswith(f"{key}.")}
         for key in keys
     }
-    after = grow_optimizer(*(before[key] for key in keys), "llama", PARENT, CHILD, OPERATOR, dynamics)
+    after = grow_optimizer(*(before[key] for key in keys), "llama", PARENT, CHILD, operator, dynamics)
     return before, dict(zip(keys, after, strict=True))
 
 
+@pytest.mark.parametrize("width", ["zero_pad", "energy_split"])
 @pytest.mark.parametrize("optimizer", ["carry", "asymmetric", "reset"])
-def test_the_momentum_follows_the_first_moment(optimizer: Any) -> None:
-    before, after = grown(Dynamics(optimizer=optimizer))
+def test_the_momentum_follows_the_first_moment(optimizer: Any, width: Any) -> None:
+    operator = replace(OPERATOR, width=width)
+    before, after = grown(Dynamics(optimizer=optimizer), operator)
     if optimizer == "reset":
         assert after == {"exp_avg": {}, "exp_avg_sq": {}, "step": {}}
         return
     second = {name: torch.ones_like(value) for name, value in before["exp_avg"].items()}
-    expected, _ = grow_moments(before["exp_avg"], second, "llama", PARENT, CHILD, OPERATOR)
+    expected, _ = grow_moments(before["exp_avg"], second, "llama", PARENT, CHILD, operator)
     names = {name for name, _ in random_model("llama", CHILD).named_parameters()}
     assert set(after["exp_avg"]) == set(after["step"]) == names
     assert set(after["exp_avg_sq"]) == {name for name in names if "norm" in name or ".layers." not in name}
     name = "model.layers.0.mlp.up_proj.weight"
     old = before["exp_avg"][name]
-    kept = after["exp_avg"][name]
-    assert old.any() and torch.equal(kept[: old.shape[0], : old.shape[1]], old)
+    kept, mapped = after["exp_avg"][name], expected[name]
+    corner = slice(old.shape[0]), slice(old.shape[1])
+    assert kept[corner].all() and torch.equal(kept[corner], mapped[corner])
+    assert width == "energy_split" or torch.equal(kept[corner], old)
+    assert bool(mapped[old.shape[0] :].any()) == (width == "energy_split")
     if optimizer == "carry":
         assert all(torch.equal(after["exp_avg"][each], expected[each]) for each in names)
     else:
