@@ -53,12 +53,13 @@ def test_members_without_shapes_have_no_factors() -> None:
         (transfer(base="small", base_shape=shape()), "recipe.rate_transfer.base_shape", "two bases", "one of them out"),
         ({"recipe": {"peak_exponent": 0.25}}, "recipe.peak_exponent", "a second time", "set it to 0"),
         ({"growth": {"rates": "inherit"}}, "growth.rates", "its own shape", "uniform"),
+        ({"recipe": {"optimizer": {"matrices": "muon"}}}, "recipe.optimizer.matrices", "are Adam's", "use adamw"),
     ],
 )
 def test_what_does_not_go_together(changes: dict[str, Any], field: str, problem: str, fix: str) -> None:
     wanted = family({"rule": "completep"}) | {key: value for key, value in changes.items() if key != "recipe"}
     for key, value in changes.get("recipe", {}).items():
-        wanted["recipe"][key] = {**wanted["recipe"][key], **value} if isinstance(value, dict) else value
+        wanted["recipe"][key] = {**wanted["recipe"].get(key, {}), **value} if isinstance(value, dict) else value
     with pytest.raises(KinfolkError) as caught:
         validate_family(wanted, "family.yaml")
     assert field in str(caught.value.where) and problem in caught.value.problem and fix in str(caught.value.fix)

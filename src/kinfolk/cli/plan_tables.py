@@ -135,6 +135,8 @@ def print_factors(document: dict[str, Any]) -> None:
             size = "" if index else f"{shape['num_hidden_layers']} x {shape['hidden_size']}"
             table.add_row(size, ", ".join(names), *(f"{value:.4g}" for value in values))
     Console(width=None if Console().is_terminal else 140).print(table)
+
+
 def recipe_line(recipe: dict[str, Any], tokens_per_step: int) -> str:
     """What trains, and what of the recipe is not as usual."""
     optimizer, warmup = recipe["optimizer"], recipe["batch_warmup"]

@@ -109,7 +109,8 @@ class Family(Named):
                 field="recipe.batch_warmup.start",
                 fix=f"use {wholes[-1]}" if wholes else f"use a recipe.tokens_per_step of {2 * row} or more",
             )
-        if self.growth.rates == "inherit" and self.recipe.optimizer.matrices == "muon":
+        by_muon = self.recipe.optimizer.matrices == "muon"
+        if by_muon and self.growth.rates == "inherit" and self.strategy != "independent":
             raise MisfitError(
                 "Muon moves a matrix as a whole, whatever the scale of its rows and columns, and coordinates have no "
                 "rates to inherit",
@@ -153,6 +154,12 @@ class Family(Named):
                 "rate transfer keeps one peak for all sizes, and an exponent would lower it a second time",
                 field="recipe.peak_exponent",
                 fix="set it to 0, or recipe.rate_transfer.rule to none",
+            )
+        if self.recipe.optimizer.matrices == "muon":
+            raise MisfitError(
+                "the factors of rate transfer are Adam's, and a matrix that Muon moves scales by other ones",
+                field="recipe.optimizer.matrices",
+                fix="use adamw, or set recipe.rate_transfer.rule to none",
             )
         if self.growth.rates == "inherit" and self.strategy != "independent":
             raise MisfitError(
