@@ -19,6 +19,7 @@ from kinfolk.cli.grow import grow
 from kinfolk.cli.laws import laws
 from kinfolk.cli.plan import plan
 from kinfolk.cli.report import report
+from kinfolk.cli.schedule import schedule
 from kinfolk.errors import KinfolkError
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app = typer.Typer(
 for command in (design, plan, build, grow, average, export, evaluate, report, doctor):
     app.command()(command)
 app.add_typer(laws, name="laws")
+app.add_typer(schedule, name="schedule")
 
 
 def main() -> None:

@@ -1,17 +1,15 @@
 """kinfolk laws"""
 
 import json
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kinfolk.cli.options import JsonOption, conditions
+from kinfolk.cli.progress import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from kinfolk.laws.runs import RunTable
 
 laws = typer.Typer(
@@ -49,7 +47,7 @@ def fit(
 ) -> None:
     """Fit a loss law to runs: its parameters, how well they are known, how far it forecasts, which run to do next."""
     table = _table(runs, where, counting, parameters=parameters, tokens=tokens, loss=loss, flops=flops, family=family)
-    with _progress() as report:
+    with progress("reading and fitting") as report:
         from kinfolk.laws.fitted import fit_document, fit_runs
 
         fitted = fit_runs(table, borrow_from=borrow, resamples=resamples, progress=report)
@@ -113,7 +111,7 @@ def backtest(
 ) -> None:
     """Hide the largest runs, forecast them from the smaller ones, and report the errors and what the intervals held."""
     table = _table(runs, where, counting, parameters=parameters, tokens=tokens, loss=loss, flops=flops)
-    with _progress() as report:
+    with progress("reading and fitting") as report:
         from kinfolk.laws.backtest import backtest_document
         from kinfolk.laws.fitted import method_for
 
@@ -158,19 +156,3 @@ def _table(runs: list[Path], where: list[str], counting: str | None, **columns: 
         case None | "total" | "non_embedding":
             return read_runs(runs, Choice(**columns), only=only, counting=counting)
     raise KinfolkError(f"{counting!r} is no way of counting", where="--counting", fix="choose total or non_embedding")
-
-
-@contextmanager
-def _progress() -> "Iterator[Callable[[str, int, int], None]]":
-    """A progress bar with rate and time left for whatever reports to it, on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns: Any = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading and fitting", total=None)
-
-        def report(what: str, done: int, of: int) -> None:
-            bar.update(task, description=what, completed=done, total=of)
-
-        yield report

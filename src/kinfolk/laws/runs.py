@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from kinfolk.laws.columns import Choice, choose_columns, counting_of, number, un
 from kinfolk.laws.loss import Counting
 from kinfolk.laws.objectives import Array
 from kinfolk.laws.own_runs import own_rows
-from kinfolk.laws.tables import Row, table_rows
+from kinfolk.laws.tables import Row, matching, table_rows
 
 
 @dataclass(frozen=True)
@@ -73,23 +72,11 @@ def read_runs(
     where = ", ".join(str(path) for path in paths)
     if counting == "non_embedding" and rows and rows[0].own and choice.parameters is None:
         choice = replace(choice, parameters="parameters_non_embedding", tokens="tokens_non_embedding")
-    rows = _only(rows, only or {}, where)
+    rows = matching(rows, only or {}, where)
     check_one_population(rows, where)
     rows, odd = duplicates(rows)
     findings += odd
     return _table(rows, choice, counting, where, tuple(findings))
-
-
-def _only(rows: list[Row], wanted: Mapping[str, str], where: str) -> list[Row]:
-    for column, value in wanted.items():
-        if not any(column in row.values for row in rows):
-            raise KinfolkError(f"there is no column {column!r}", where=where, fix=f"choose one of {_names(rows)}")
-        present = list(dict.fromkeys(row.values.get(column) or "" for row in rows))
-        rows = [row for row in rows if row.values.get(column) == value]
-        if not rows:
-            shown = ", ".join(present[:6])
-            raise KinfolkError(f"no row has {column} = {value!r}", where=where, fix=f"choose one of {shown}")
-    return rows
 
 
 def _table(
@@ -146,7 +133,3 @@ def _table(
             table, findings=(*table.findings, f"N is taken to count all parameters (column {columns['parameters']!r})")
         )
     return table
-
-
-def _names(rows: Sequence[Any]) -> str:
-    return ", ".join(dict.fromkeys(name for row in rows for name in row.values))

@@ -1,6 +1,7 @@
 """Reads CSV and parquet into rows of text, each with a name that a person can find it by."""
 
 import csv
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,3 +72,21 @@ def _parquet_rows(path: Path) -> list[Row]:
         Row(f"row {index}", {str(key): "" if value is None else str(value) for key, value in record.items()})
         for index, record in enumerate(records, start=1)
     ]
+
+
+def matching(rows: list[Row], wanted: Mapping[str, str], where: str) -> list[Row]:
+    """The rows in which each column of `wanted` has its value; KinfolkError if there is no such column or row."""
+    for column, value in wanted.items():
+        if not any(column in row.values for row in rows):
+            raise KinfolkError(f"there is no column {column!r}", where=where, fix=f"choose one of {names(rows)}")
+        present = list(dict.fromkeys(row.values.get(column) or "" for row in rows))
+        rows = [row for row in rows if row.values.get(column) == value]
+        if not rows:
+            shown = ", ".join(present[:6])
+            raise KinfolkError(f"no row has {column} = {value!r}", where=where, fix=f"choose one of {shown}")
+    return rows
+
+
+def names(rows: Sequence[Row]) -> str:
+    """The columns that there are, for a sentence."""
+    return ", ".join(dict.fromkeys(name for row in rows for name in row.values))

@@ -17,14 +17,15 @@ MEMORY = 1000.0
 """1 / (1 - lam) of the published lam = 0.999, in steps."""
 
 
-def fit(targets: Sequence[Target]) -> Numbers:
-    """L0, A, a, C at the published memory of the annealing."""
-    return {**fit_curves(_fixed, _starts(targets), targets), "memory": MEMORY}
+def fit(targets: Sequence[Target], near: Numbers | None = None) -> Numbers:
+    """L0, A, a, C at the published memory of the annealing; from the parameters `near`, where given."""
+    starts = [_without_memory(near)] if near else _starts(targets)
+    return {**fit_curves(_fixed, starts, targets), "memory": MEMORY}
 
 
-def fit_free(targets: Sequence[Target]) -> Numbers:
-    """L0, A, a, C and the memory."""
-    starts = [{**start, "memory": MEMORY} for start in _starts(targets)]
+def fit_free(targets: Sequence[Target], near: Numbers | None = None) -> Numbers:
+    """L0, A, a, C and the memory; from the parameters `near`, where given."""
+    starts = [near] if near else [{**start, "memory": MEMORY} for start in _starts(targets)]
     return fit_curves(_free, starts, targets)
 
 
@@ -38,6 +39,10 @@ def _starts(targets: Sequence[Target]) -> list[dict[str, float]]:
     return [
         {"L0": 0.85 * lowest, "A": 0.15 * lowest * total**a, "a": a, "C": 0.05 * lowest / total} for a in (0.3, 0.6)
     ]
+
+
+def _without_memory(numbers: Numbers) -> Numbers:
+    return {name: value for name, value in numbers.items() if name != "memory"}
 
 
 def _fixed(theta: Array, pairs: Changes) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Schedules as some hundred blocks of steps with their mean rate: a thousandth exact, and any horizon costs the same."""
+"""Schedules as a hundred blocks of steps with their mean rate: exact to a thousandth, any horizon at the same cost."""
 
 import numpy as np
 

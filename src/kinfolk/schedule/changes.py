@@ -39,7 +39,7 @@ class Changes:
 
     def sum(self, values: Array) -> Array:
         """Sums over the changes of each point: (pair,) to (point,)."""
-        return np.bincount(self.point, weights=values, minlength=len(self.total))
+        return np.bincount(self.point, weights=values, minlength=len(self.total)).astype(np.float64)
 
 
 def changes(items: Sequence[tuple[Schedule, Steps]]) -> Changes:
@@ -67,5 +67,5 @@ def changes(items: Sequence[tuple[Schedule, Steps]]) -> Changes:
         )
         totals.append(total)
         first += len(steps)
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Changes(columns[0], *columns[1:], total=np.concatenate(totals))
+    point, change, rate, lag, age, until = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Changes(point, change, rate, lag, age, until, np.concatenate(totals))

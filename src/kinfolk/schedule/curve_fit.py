@@ -11,12 +11,12 @@ from kinfolk.schedule.shapes import Array
 from kinfolk.schedule.targets import Numbers, Target
 
 HUBER_DELTA = 1e-3
-MOST_POINTS = 100
-"""Of a curve that are fitted; neighbours say the same."""
+MOST_POINTS = 400
+"""Of all curves together that are fitted, at most a hundred each and never fewer than five; neighbours say the same."""
 EVALUATIONS = 150
 
 Evaluate = Callable[[Array, Changes], tuple[Array, Array]]
-"""Natural logarithms of the parameters (k,), to losses (point,) and their derivatives by those logarithms (point, k)."""
+"""From logarithms of the parameters (k,) to losses (point,) and their derivatives by those logarithms (point, k)."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ def fit_curves(
     A prior pulls as a point would whose residual is HUBER_DELTA when the parameter is one deviation off, times the
     root of the number of points: it counts as much as the data do, whatever their number.
     """
-    thinned = [_thin(target) for target in targets]
+    most = min(100, max(5, MOST_POINTS // len(targets)))
+    thinned = [_thin(target, most) for target in targets]
     pairs = changes([(target.schedule, target.steps) for target in thinned])
     wanted = np.log(np.concatenate([target.loss for target in thinned]))
     root = np.sqrt(np.concatenate([target.weight for target in thinned]))
@@ -52,7 +53,7 @@ def fit_curves(
             loss, _ = evaluate(theta, pairs)
             missed = root * (np.log(np.maximum(loss, 1e-6)) - wanted)
         extra = [strength * (theta[at] - np.log(prior.centre)) / prior.deviation for at, prior in pulls]
-        return np.nan_to_num(np.concatenate([missed, extra]), nan=1e3, posinf=1e3, neginf=-1e3)
+        return np.asarray(np.nan_to_num(np.concatenate([missed, extra]), nan=1e3, posinf=1e3, neginf=-1e3))
 
     def slopes(theta: Array) -> Array:
         with np.errstate(all="ignore"):
@@ -61,7 +62,7 @@ def fit_curves(
         extra = np.zeros((len(pulls), len(theta)))
         for row, (at, prior) in enumerate(pulls):
             extra[row, at] = strength / prior.deviation
-        return np.nan_to_num(np.vstack([rows, extra]), posinf=1e6, neginf=-1e6)
+        return np.asarray(np.nan_to_num(np.vstack([rows, extra]), posinf=1e6, neginf=-1e6))
 
     best, lowest = None, np.inf
     for start in starts:
@@ -83,11 +84,11 @@ def fit_curves(
     return {name: float(value) for name, value in zip(names, np.exp(best), strict=True)}
 
 
-def _thin(target: Target) -> Target:
+def _thin(target: Target, most: int) -> Target:
     count = len(target.loss)
-    if count <= MOST_POINTS:
+    if count <= most:
         return target
-    kept = np.unique(np.round(np.linspace(0, count - 1, MOST_POINTS)).astype(np.int64))
+    kept = np.unique(np.round(np.linspace(0, count - 1, most)).astype(np.int64))
     # The points that are left stand for all.
     weight = target.weight[kept] * count / len(kept)
     return Target(target.schedule, target.steps[kept], target.loss[kept], weight)

@@ -15,7 +15,7 @@ from kinfolk.schedule.shapes import Array, Schedule, peak_of
 CURVATURES = (0.02, 0.1, 0.4, 1.6, 8.0, 50.0)
 """Inverse memories of the noise, per unit of relative learning-rate time (`Units.steps` steps at the peak)."""
 PEAK_EXPONENT = 0.33
-"""r: the noise of a rate relative to its peak grows as peak^r. Measured on one 124M model, so a hypothesis elsewhere."""
+"""r: noise relative to the peak grows as peak^r. Measured on one 124M model, so a hypothesis elsewhere."""
 
 NAMES = (
     *("convergence S^-0.2", "convergence S^-0.4", "convergence S^-0.8"),

@@ -16,8 +16,10 @@ from kinfolk.schedule.targets import Numbers, Target
 PARAMETERS = ("L0", "c1", "s", "c2", "c3", "c4", "g")
 
 
-def fit(targets: Sequence[Target]) -> Numbers:
-    """All seven parameters."""
+def fit(targets: Sequence[Target], near: Numbers | None = None) -> Numbers:
+    """All seven parameters; from the parameters `near`, where given."""
+    if near:
+        return fit_curves(_evaluate, [near], targets)
     lowest, total = scale_of(targets)
     starts = [
         {

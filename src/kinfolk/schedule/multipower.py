@@ -38,11 +38,21 @@ PUBLISHED: dict[str, Numbers] = {
 """The published fits of two models (peak 3e-4), by name."""
 
 
-def fit(targets: Sequence[Target]) -> Numbers:
-    """All seven parameters, with a prior on the kernel."""
+def fit(targets: Sequence[Target], near: Numbers | None = None) -> Numbers:
+    """All seven parameters, with a prior on the kernel; from the parameters `near`, where given."""
+    if near:
+        return fit_curves(_evaluate, [near], targets, PRIORS)
     lowest, total = scale_of(targets)
     starts = [
-        {"L0": 0.85 * lowest, "A": 0.15 * lowest * total**a, "a": a, "B": 130.0 * lowest, "C": 2.1, "b": 0.59, "g": 0.65}
+        {
+            "L0": 0.85 * lowest,
+            "A": 0.15 * lowest * total**a,
+            "a": a,
+            "B": 130.0 * lowest,
+            "C": 2.1,
+            "b": 0.59,
+            "g": 0.65,
+        }
         for a in (0.3, 0.6)
     ]
     return fit_curves(_evaluate, starts, targets, PRIORS)

@@ -1,0 +1,171 @@
+"""Finished stages of a kinfolk run: schedules from the plan, curves of the quick held-out loss from the metrics."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kinfolk.errors import KinfolkError
+from kinfolk.schedule.run import Run
+from kinfolk.schedule.shapes import Array, NamedSchedule, Schedule, Steps, rates
+
+_FIX = "give a folder that `kinfolk build` has written, or a table of runs"
+
+
+def own_runs(folder: Path, only: Mapping[str, str]) -> tuple[list[Run], list[str]]:
+    """A run for each leaf of the plan that was trained from scratch to its end, and what was left out.
+
+    `only` may name a `member` or a `stage`.
+
+    A stage that goes on from another in the same shape is one run with it. A grown stage is left out: growth begins a
+    schedule of its own at a loss that no schedule explains. So is training on patches.
+    """
+    plan = _document(folder / "plan.json")
+    runs, findings = [], []
+    try:
+        stages = {stage["name"]: stage for stage in plan["stages"]}
+        for name in _leaves(stages):
+            if any(
+                only.get(key, value) != value for key, value in (("stage", name), ("member", stages[name]["member"]))
+            ):
+                continue
+            lineage = _lineage(stages, name)
+            why = _unfit(lineage)
+            if why:
+                findings.append(f"{folder.name}: {name} is left out: {why}")
+                continue
+            steps, loss = _curve(folder, lineage)
+            total = sum(stage["steps"] for stage in lineage)
+            if not len(steps) or steps[-1] != total:
+                findings.append(f"{folder.name}: {name} is left out: it is not finished")
+                continue
+            runs.append(
+                Run(
+                    f"{folder.name}/{name}",
+                    _schedule(lineage),
+                    float(loss[-1]),
+                    steps,
+                    loss,
+                    size=float(lineage[-1]["parameters"]["total"]),
+                    tokens_per_step=float(plan["tokens_per_step"]),
+                )
+            )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise KinfolkError(
+            f"plan.json or metrics.jsonl lacks what a law needs ({error})", where=str(folder), fix=_FIX
+        ) from error
+    if not runs:
+        raise KinfolkError(
+            "no stage of it was trained from scratch to its end" + (f" ({findings[0]})" if findings else ""),
+            where=str(folder),
+            fix="go on with the build, or give another run",
+        )
+    return runs, findings
+
+
+def stage_schedule(rate: dict[str, Any], steps: int) -> NamedSchedule:
+    """The schedule of a stage of a plan.
+
+    The warm-up of kinfolk reaches the peak at the last of its W steps and has 1 / W of it at the first.
+    """
+    warmup = int(rate["warmup_steps"])
+    decay = int(rate["decay_steps"])
+    return NamedSchedule(
+        steps=steps,
+        peak=float(rate["peak"]),
+        shape=rate["decay_shape"] if decay else "constant",
+        warmup_steps=max(warmup - 1, 0),
+        warmup_from=1 / warmup if warmup > 1 else 0.0,
+        decay_fraction=decay / steps,
+        end_ratio=float(rate["end_ratio"]) if decay else 0.0,
+    )
+
+
+def _schedule(lineage: list[dict[str, Any]]) -> Schedule:
+    parts = [stage_schedule(stage["rate"], stage["steps"]) for stage in lineage if stage["steps"]]
+    if len(parts) == 1:
+        return parts[0]
+    return _named(parts) or np.concatenate([rates(part) for part in parts])
+
+
+def _named(parts: list[NamedSchedule]) -> NamedSchedule | None:
+    """A trunk and its decay under one name, so that they count as the family that they are."""
+    trunk, last = parts[0], parts[-1]
+    holds = all(part.decay_steps == 0 and part.peak == trunk.peak for part in parts[:-1])
+    goes_on = all(part.warmup_steps == 0 for part in parts[1:]) and last.peak == trunk.peak
+    if not holds or not goes_on:
+        return None
+    steps = sum(part.steps for part in parts)
+    return NamedSchedule(
+        steps=steps,
+        peak=trunk.peak,
+        shape=last.shape,
+        warmup_steps=trunk.warmup_steps,
+        warmup_from=trunk.warmup_from,
+        decay_fraction=last.decay_steps / steps,
+        end_ratio=last.end_ratio,
+    )
+
+
+def _leaves(stages: dict[str, Any]) -> list[str]:
+    parents = {stage["parent"] for stage in stages.values()}
+    return [name for name, stage in stages.items() if name not in parents or stage["member"]]
+
+
+def _lineage(stages: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    stage = stages[name]
+    return [*(_lineage(stages, stage["parent"]) if stage["parent"] else []), stage]
+
+
+def _unfit(lineage: list[dict[str, Any]]) -> str | None:
+    kinds = {stage["source"]["kind"] for stage in lineage}
+    if "grow" in kinds:
+        return "it was grown, and growth begins a schedule of its own"
+    if "load" in kinds:
+        return "it goes on from a checkpoint whose schedule is not known"
+    if any(stage.get("objective", {}).get("kind", "token") != "token" for stage in lineage):
+        return "it was trained on patches"
+    return None
+
+
+def _curve(folder: Path, lineage: list[dict[str, Any]]) -> tuple[Steps, Array]:
+    """Steps done since the beginning of the lineage, and the quick held-out loss after them."""
+    steps, loss, before = [], [], 0
+    for stage in lineage:
+        for record in _records(folder / "stages" / stage["name"] / "metrics.jsonl"):
+            if "held_out_loss" in record:
+                steps.append(before + int(record["step"]))
+                loss.append(float(record["held_out_loss"]))
+        before += stage["steps"]
+    return np.array(steps, dtype=np.int64), np.array(loss)
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl up to a line that a kill cut in half."""
+    found: list[dict[str, Any]] = []
+    if not path.is_file():
+        return found
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if isinstance(record, dict):
+            found.append(record)
+    return found
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise KinfolkError(
+            f"{path.name} cannot be read ({error.strerror})", where=str(path.parent), fix=_FIX
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise KinfolkError("this is not JSON", where=str(path), fix=_FIX) from error
+    if not isinstance(document, dict):
+        raise KinfolkError("this is not a plan", where=str(path), fix=_FIX)
+    return document
