@@ -13,6 +13,7 @@ from kinfolk.schedule.rank import Ranked, Ranking, describe
 
 WIDTH = 140
 SHOWN_ROWS = 40
+SHOWN_COLUMNS = 7
 
 MEANINGS = {
     "convergence": "falls with the sum of rates: slow directions that more training closes",
@@ -96,18 +97,20 @@ def _stability(law: ScheduleLaw) -> str:
 def print_predictions(document: dict[str, Any]) -> None:
     """The rows with their forecasts, and what they were worth where losses are known."""
     rows = document["rows"]
-    given = [name for name in rows[0] if name not in ("predicted", "low", "high", "warnings")]
+    given = [name for name in rows[0] if name not in ("predicted", "low", "high", "warnings", "outside")]
     table = Table(title=f"{document['kind']} law of {document['source']}", title_justify="left")
-    for name in given[:9]:
+    for name in given[:SHOWN_COLUMNS]:
         table.add_column(name, justify="right", overflow="fold")
     for name in ("predicted", "low", "high"):
         table.add_column(name, justify="right")
-    outside = any(row["warnings"] for row in rows)
+    outside = any(row["outside"] for row in rows)
     if outside:
-        table.add_column("outside the fitted range")
+        table.add_column("outside the fit", no_wrap=True)
     for row in rows[:SHOWN_ROWS]:
         numbers = [f"{row[name]:.4f}" for name in ("predicted", "low", "high")]
-        table.add_row(*(row[name] for name in given[:9]), *numbers, *(["; ".join(row["warnings"])] if outside else []))
+        table.add_row(
+            *(row[name] for name in given[:SHOWN_COLUMNS]), *numbers, *([", ".join(row["outside"])] if outside else [])
+        )
     _console().print(table)
     if len(rows) > SHOWN_ROWS:
         print(f"and {len(rows) - SHOWN_ROWS} more rows: --output writes all of them")
@@ -134,17 +137,17 @@ def print_ranking(ranking: Ranking, top: int) -> None:
         "warm-up",
         "forecast",
         "90 % interval",
-        "cannot be told from the best",
+        "tied",
         "divergence",
     ):
         table.add_column(heading, justify="left" if heading in ("schedule", "divergence") else "right")
-    table.add_column("outside the fitted range", overflow="fold")
+    table.add_column("outside the fit")
     for place, each in enumerate(ranking.candidates[:top], start=1):
         table.add_row(str(place), *_ranked(each))
     table.add_section()
     table.add_row("default", *_ranked(ranking.default))
     _console().print(table)
-    print(f"default: {ranking.default_basis}")
+    print(f"default: {ranking.default_basis}; tied: its forecast cannot be told from the best")
     tied = ranking.tied
     print(f"{len(tied)} of {len(ranking.candidates)} cannot be told from the best (within {ranking.tie:.4f} nats)")
     if len(tied) > 1:
@@ -166,7 +169,7 @@ def _ranked(each: Ranked) -> tuple[str, ...]:
         f"{each.low:.4f} to {each.high:.4f}",
         "yes" if each.tied else "no",
         risk,
-        "; ".join(each.warnings),
+        ", ".join(each.outside),
     )
 
 

@@ -6,7 +6,7 @@ from kinfolk.schedule.shapes import Array, NamedSchedule, Schedule, Steps, warmu
 
 WARMUP_EDGES = np.array([0, 30, 80, 150, 220, 300]) / 300
 """Where blocks begin within the warm-up."""
-SAMPLES = 128
+SAMPLES = 32
 """A block of a named schedule that is longer is averaged over so many of its points."""
 
 

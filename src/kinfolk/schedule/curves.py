@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kinfolk.errors import KinfolkError
+from kinfolk.laws.checks import lines
 from kinfolk.laws.columns import number
 from kinfolk.laws.tables import Row
 from kinfolk.schedule.columns import curve_columns
@@ -32,6 +33,15 @@ FEWEST_TO_JUDGE = 60
 
 
 @dataclass(frozen=True)
+class Flag:
+    """A fault of a curve by its name, and what is done about it."""
+
+    where: str
+    name: str
+    what: str
+
+
+@dataclass(frozen=True)
 class Curve:
     """Losses (point,) after so many `steps` (point,), sorted, from the end of the warm-up on."""
 
@@ -42,7 +52,7 @@ class Curve:
     diverged: bool
 
 
-def curve_of(rows: Sequence[Row], path: Path, rates: Array | None = None) -> tuple[Curve, list[str]]:
+def curve_of(rows: Sequence[Row], path: Path, rates: Array | None = None) -> tuple[Curve, list[Flag]]:
     """The curve in the rows of a table, and what is odd about it.
 
     `rates` (steps,) is its schedule, where that is known from elsewhere. KinfolkError for units that cannot be, too few
@@ -55,11 +65,11 @@ def curve_of(rows: Sequence[Row], path: Path, rates: Array | None = None) -> tup
     steps = [_step(row, columns["step"], where) for row in rows]
     losses = [number(row.values.get(columns["loss"]), columns["loss"], f"{where}: {row.name}") for row in rows]
     order = sorted(range(len(rows)), key=lambda index: (steps[index], index))
-    findings = [] if order == list(range(len(rows))) else [_flag(where, "unsorted", "put in order of its steps")]
+    findings = [] if order == list(range(len(rows))) else [Flag(where, "unsorted", "put in order of its steps")]
     kept = [one for one, following in zip(order, [*order[1:], None], strict=True) if _last(steps, one, following)]
     if len(kept) < len(order):
         findings.append(
-            _flag(where, "doubled", f"{len(order) - len(kept)} steps are there twice; the later line counts")
+            Flag(where, "doubled", f"{len(order) - len(kept)} steps are there twice; the later line counts")
         )
     step = np.array([steps[index] for index in kept], dtype=np.int64)
     loss = np.array([math.nan if losses[index] is None else losses[index] for index in kept], dtype=np.float64)
@@ -85,13 +95,13 @@ def curve_of(rows: Sequence[Row], path: Path, rates: Array | None = None) -> tup
     return Curve(step, loss, rates, diverged), findings
 
 
-def curve_schedule(rows: Sequence[Row], path: Path) -> tuple[Array, Steps, list[str]]:
+def curve_schedule(rows: Sequence[Row], path: Path) -> tuple[Array, Steps, list[Flag]]:
     """The rate of every step (steps,) and the steps done at each row (row,), without looking at losses."""
     columns = curve_columns(rows, ("step", "lr"), str(path))
     steps = np.array([_step(row, columns["step"], str(path)) for row in rows], dtype=np.int64)
     rate = [number(row.values.get(columns["lr"]), columns["lr"], f"{path}: {row.name}") for row in rows]
     order = np.argsort(steps, kind="stable")
-    findings: list[str] = []
+    findings: list[Flag] = []
     rates = _rebuilt(
         steps[order], np.array([math.nan if value is None else value for value in rate])[order], str(path), findings
     )
@@ -113,11 +123,15 @@ def _last(steps: Sequence[int], one: int, following: int | None) -> bool:
     return following is None or steps[one] != steps[following]
 
 
-def _flag(where: str, name: str, what: str) -> str:
-    return f"{where}: {name}: {what}"
+def sentences(flags: Sequence[Flag]) -> list[str]:
+    """Flags as sentences, those of several files in one where they say the same."""
+    files: dict[tuple[str, str], list[str]] = {}
+    for flag in flags:
+        files.setdefault((flag.name, flag.what), []).append(flag.where)
+    return [f"{name}: {lines(found)}: {what}" for (name, what), found in files.items()]
 
 
-def _rebuilt(step: Steps, rate: Array, where: str, findings: list[str]) -> Array:
+def _rebuilt(step: Steps, rate: Array, where: str, findings: list[Flag]) -> Array:
     """The rate of every step, linear between the points; before the first of them, a linear warm-up from 0."""
     known = np.isfinite(rate)
     if not known.any():
@@ -133,7 +147,7 @@ def _rebuilt(step: Steps, rate: Array, where: str, findings: list[str]) -> Array
     if first > 1:
         found[:first] = rate[known][0] * np.arange(first) / first
         findings.append(
-            _flag(where, "begins late", f"a linear warm-up from 0 is assumed up to its first point, step {first}")
+            Flag(where, "begins late", f"a linear warm-up from 0 is assumed up to its first point, step {first}")
         )
     return from_array(found, where)
 
@@ -150,26 +164,26 @@ def _check_units(loss: Array, where: str) -> None:
         )
 
 
-def _gaps(step: Steps, where: str) -> list[str]:
+def _gaps(step: Steps, where: str) -> list[Flag]:
     spacing = np.diff(step)
     wide = np.nonzero((spacing > GAP * np.median(spacing)) & (spacing > 0.02 * step[-1]))[0]
     if not len(wide):
         return []
     first = wide[0]
     more = f", and {len(wide) - 1} more" if len(wide) > 1 else ""
-    return [_flag(where, "gap", f"there is nothing from step {step[first]} to {step[first + 1]}{more}")]
+    return [Flag(where, "gap", f"there is nothing from step {step[first]} to {step[first + 1]}{more}")]
 
 
-def _smoothed(loss: Array, column: str, where: str) -> list[str]:
+def _smoothed(loss: Array, column: str, where: str) -> list[Flag]:
     named = any(word in column.lower() for word in ("smooth", "ema", "avg", "average"))
     if not named and (len(loss) < FEWEST_TO_JUDGE or _correlation(loss) < SMOOTH):
         return []
     return [
-        _flag(
+        Flag(
             where,
             "smoothed",
-            "neighbouring points are too alike to be separate measurements; an average over past steps lags behind "
-            "the loss when the rate changes, so give the raw losses",
+            "neighbouring points are more alike than separate measurements are; if they are averages over past steps, "
+            "they lag behind when the rate changes: give the raw losses",
         )
     ]
 

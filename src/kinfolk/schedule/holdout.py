@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -68,7 +67,8 @@ class Errors:
     residuals: dict[What, Array]
     """ln(loss / prediction), by what was hidden."""
     differences: Array
-    """|difference of two such residuals|, of hidden ends of one fold and one horizon: what comparisons are worth."""
+    """Of hidden ends: |residual - that of the run that the law holds for best| in the same fold and
+    horizon, where families and peaks were hidden."""
     absolute: Array
     """|loss - prediction| in nats, mean of each hidden run (run,)."""
 
@@ -94,14 +94,17 @@ def errors(kind: Kind, parts: Sequence[Fold], fit: Callable[[Sequence[Run]], Num
             numbers = fit(fold.fitted)
         except KinfolkError:
             return None
-        ends: dict[int, list[float]] = {}
+        ends: dict[int, list[tuple[float, float]]] = {}
         for target in fold.hidden:
             said = kind.predict(numbers, target.schedule, target.steps)
             missed = np.log(target.loss / np.maximum(said, 1e-6))
             residuals.setdefault(fold.what, []).append(missed)
-            ends.setdefault(int(target.steps[-1]), []).append(float(missed[-1]))
+            ends.setdefault(int(target.steps[-1]), []).append((float(said[-1]), float(missed[-1])))
             absolute.append(float(np.abs(target.loss - said).mean()))
-        differences += [abs(one - other) for same in ends.values() for one, other in combinations(same, 2)]
+        for same in ends.values():
+            best, missed_best = min(same)
+            if fold.what != "horizon":
+                differences += [abs(each - missed_best) for loss, each in same if loss > best]
     if not absolute:
         return None
     joined = {what: np.concatenate(values) for what, values in residuals.items()}

@@ -93,9 +93,9 @@ class FittedRange(_Record):
     size: float | None
     tokens_per_step: float | None
 
-    def warnings(self, schedule: Schedule) -> list[str]:
-        """In which ways a schedule lies outside."""
-        found = []
+    def outside(self, schedule: Schedule) -> dict[str, str]:
+        """In which ways a schedule lies outside: what does, and a sentence about it."""
+        found = {}
         values: list[tuple[str, float, tuple[float, float] | None]] = [
             ("peak", peak_of(schedule), self.peak_lr),
             ("horizon", length(schedule), self.steps),
@@ -105,7 +105,7 @@ class FittedRange(_Record):
         if isinstance(schedule, NamedSchedule) and schedule.decay_steps:
             values.append(("decay fraction", schedule.decay_fraction, self.decay_fraction))
             if schedule.shape not in self.shapes:
-                found.append(f"shape {schedule.shape} was not fitted")
+                found["shape"] = f"shape {schedule.shape} was not fitted"
         for name, value, limits in values:
             if limits is None:
                 continue
@@ -113,7 +113,7 @@ class FittedRange(_Record):
             slack = 1e-6 * max(abs(high), 1e-12)
             if not low - slack <= value <= high + slack:
                 span = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-                found.append(f"{name} {value:g} is outside the fitted {span}")
+                found[name] = f"{name} {value:g} is outside the fitted {span}"
         return found
 
 

@@ -14,6 +14,8 @@ CURVE_WEIGHT = 0.02
 """Of a point of a curve beside a final loss, for the 16-feature law."""
 FIRST, SPACING, BEFORE_END, WINDOW = 5.0, 2.5, 1.0, 0.25
 """Which points: the first, every so many, not in the last, mean of the losses within; in units of steps."""
+CLOSE = 0.05
+"""Share of the steps within which a curve comes close to the end."""
 
 
 def curve_points(run: Run, units: Units) -> tuple[Steps, Array]:
@@ -43,16 +45,23 @@ def curve_points(run: Run, units: Units) -> tuple[Steps, Array]:
 def aligned(runs: Sequence[Run]) -> tuple[list[Run], float]:
     """The runs with their curves raised by what final losses differ from the ends of the curves; and by how much.
 
-    Curves are often measured on fewer tokens than final losses are. The median over the runs whose curve reaches its
-    end; 0 if none does.
+    Curves are often measured on fewer tokens than final losses are. The median over the runs whose curve comes close to
+    the end, where a line through its last points stands for the rest; 0 if none does.
     """
-    gaps = [
-        run.loss - float(run.curve_loss[-1])
-        for run in runs
-        if run.loss is not None and len(run.curve_steps) and run.curve_steps[-1] >= run.steps
-    ]
+    gaps = [run.loss - end for run in runs if run.loss is not None and (end := _end_of_curve(run)) is not None]
     offset = float(np.median(gaps)) if gaps else 0.0
     return [replace(run, curve_loss=run.curve_loss + offset) for run in runs], offset
+
+
+def _end_of_curve(run: Run) -> float | None:
+    """The loss at the end of a run by its curve; None if the curve does not come close."""
+    steps, loss = run.curve_steps, run.curve_loss
+    if not len(steps) or steps[-1] < (1 - CLOSE) * run.steps:
+        return None
+    last = steps >= steps[-1] - CLOSE * run.steps
+    if steps[-1] == run.steps or last.sum() < 2:
+        return float(loss[-1])
+    return float(np.polyfit(steps[last] - run.steps, loss[last], 1)[-1])
 
 
 def sparse_target(run: Run, units: Units) -> Target:

@@ -11,7 +11,7 @@ from kinfolk.errors import KinfolkError
 from kinfolk.laws.columns import number
 from kinfolk.laws.tables import table_rows
 from kinfolk.schedule.columns import is_curve, settings_columns
-from kinfolk.schedule.curves import curve_schedule
+from kinfolk.schedule.curves import curve_schedule, sentences
 from kinfolk.schedule.law import ScheduleLaw
 from kinfolk.schedule.settings import settings_schedule
 
@@ -28,21 +28,28 @@ def predict_document(law: ScheduleLaw, path: Path) -> dict[str, Any]:
     if not rows:
         raise KinfolkError("there are no rows in it", where=str(path), fix="give a table with a row for each run")
     if is_curve(rows):
-        rates, steps, findings = curve_schedule(rows, path)
+        rates, steps, flags = curve_schedule(rows, path)
         predicted = law.predict(rates, np.maximum(steps, 1))
         half = law.half_width(rates, np.maximum(steps, 1))
-        warnings: list[list[str]] = [[] for _ in rows]
-        findings = [*findings, *law.fitted.warnings(rates)]
+        warnings: list[dict[str, str]] = [{} for _ in rows]
+        findings = [*sentences(flags), *law.fitted.outside(rates).values()]
     else:
         columns = settings_columns(rows, ("steps", "peak_lr"), str(path))
         schedules = [settings_schedule(row, columns, path)[0] for row in rows]
         predicted = np.array([float(law.predict(schedule)[0]) for schedule in schedules])
         half = np.array([float(law.half_width(schedule)[0]) for schedule in schedules])
-        warnings = [law.fitted.warnings(schedule) for schedule in schedules]
+        warnings = [law.fitted.outside(schedule) for schedule in schedules]
         findings = []
     added = zip(predicted, predicted * np.exp(-half), predicted * np.exp(half), warnings, strict=True)
     found = [
-        {**row.values, "predicted": float(loss), "low": float(low), "high": float(high), "warnings": outside}
+        {
+            **row.values,
+            "predicted": float(loss),
+            "low": float(low),
+            "high": float(high),
+            "warnings": list(outside.values()),
+            "outside": list(outside),
+        }
         for row, (loss, low, high, outside) in zip(rows, added, strict=True)
     ]
     return {"kind": law.kind, "source": law.source, "rows": found, **_errors(found), "findings": findings}
@@ -65,7 +72,7 @@ def _errors(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def as_csv(document: dict[str, Any]) -> str:
     """The rows as a CSV table: the columns that were there, and the three added ones."""
     rows = document["rows"]
-    columns = [name for name in rows[0] if name not in (*ADDED, "warnings")]
+    columns = [name for name in rows[0] if name not in (*ADDED, "warnings", "outside")]
     out = io.StringIO()
     writer = csv.DictWriter(out, [*columns, *ADDED], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -26,8 +26,8 @@ class Ranked:
     risk: Risk
     probability: float | None
     """Of divergence; None without enough diverged runs."""
-    warnings: tuple[str, ...]
-    """In which ways it lies outside the fitted range."""
+    outside: dict[str, str]
+    """In which ways it lies outside the fitted range: what does, and a sentence about it."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ def rank(
             fix="give lower peaks, or fit runs with higher ones",
         )
     best = min(allowed, key=lambda each: forecasts[each])
-    tie = max(law.tie, law.calibration.difference * forecasts[best])
+    beyond = max(0.0, math.log(steps / law.fitted.steps[1]))
+    tie = max(law.tie, law.calibration.difference * (1 + beyond) * forecasts[best])
 
     def ranked(schedule: NamedSchedule) -> Ranked:
         loss = forecasts[schedule]
@@ -127,7 +128,7 @@ def rank(
             risk != "refused" and loss - forecasts[best] <= tie,
             risk,
             probability,
-            tuple(law.fitted.warnings(schedule)),
+            law.fitted.outside(schedule),
         )
 
     order = sorted(map(ranked, schedules), key=lambda each: (each.risk == "refused", each.loss))
@@ -241,5 +242,5 @@ def _document(each: Ranked) -> dict[str, Any]:
         "tied": each.tied,
         "risk": each.risk,
         "divergence_probability": each.probability,
-        "warnings": list(each.warnings),
+        "warnings": list(each.outside.values()),
     }

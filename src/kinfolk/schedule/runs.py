@@ -10,7 +10,7 @@ from kinfolk.errors import KinfolkError
 from kinfolk.laws.checks import check_one_population, duplicates
 from kinfolk.laws.tables import matching, table_rows
 from kinfolk.schedule.columns import is_curve
-from kinfolk.schedule.curves import Curve, curve_of
+from kinfolk.schedule.curves import Curve, curve_of, sentences
 from kinfolk.schedule.own_runs import own_runs
 from kinfolk.schedule.run import Run
 from kinfolk.schedule.settings import settings_runs
@@ -78,7 +78,7 @@ def _read(path: Path, only: Mapping[str, str]) -> tuple[list[Run], list[str]]:
     check_one_population(rows, str(path))
     if is_curve(rows):
         curve, odd = curve_of(rows, path)
-        return [_whole(curve, path.stem)], odd
+        return [_whole(curve, path.stem)], sentences(odd)
     rows, odd = duplicates(rows)
     runs, more = settings_runs(rows, path)
     return runs, odd + more

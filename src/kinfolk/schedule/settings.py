@@ -12,7 +12,7 @@ from kinfolk.laws.checks import lines
 from kinfolk.laws.columns import number
 from kinfolk.laws.tables import Row, table_rows
 from kinfolk.schedule.columns import settings_columns
-from kinfolk.schedule.curves import HIGHEST_LOSS, MOST_STEPS, Curve, curve_of
+from kinfolk.schedule.curves import HIGHEST_LOSS, MOST_STEPS, Curve, Flag, curve_of, sentences
 from kinfolk.schedule.run import Run
 from kinfolk.schedule.shapes import SHAPES, NamedSchedule, Shape, rates
 from kinfolk.schedule.sources import LARGEST_RATE
@@ -34,7 +34,7 @@ def settings_runs(rows: Sequence[Row], path: Path) -> tuple[list[Run], list[str]
     no schedule.
     """
     columns = settings_columns(rows, ("steps", "peak_lr", "loss"), str(path))
-    runs, findings = [], []
+    runs, flags = [], []
     odd_fractions: dict[str, list[str]] = {}
     for row in rows:
         schedule, note = settings_schedule(row, columns, path)
@@ -51,15 +51,14 @@ def settings_runs(rows: Sequence[Row], path: Path) -> tuple[list[Run], list[str]
         file = row.values.get(columns.get("curve", ""), "")
         if file:
             curve, odd = _curve_beside(path.parent / file, schedule)
-            findings += odd
+            flags += odd
             run = replace(run, curve_steps=curve.steps, curve_loss=curve.loss, loss=None if curve.diverged else loss)
         runs.append(run)
-    findings += [f"{note}: {lines(found)}" for note, found in odd_fractions.items()]
+    findings = [f"{note}: {lines(found)}" for note, found in odd_fractions.items()] + sentences(flags)
     _check_losses(runs, rows, columns["loss"], path)
     best = min((run.loss for run in runs if run.loss is not None), default=math.inf)
-    return [replace(run, loss=None) if run.loss is not None and run.loss > DIVERGED * best else run for run in runs], [
-        *findings
-    ]
+    odd = [run.loss is not None and run.loss > DIVERGED * best for run in runs]
+    return [replace(run, loss=None) if much else run for run, much in zip(runs, odd, strict=True)], findings
 
 
 def settings_schedule(row: Row, columns: dict[str, str], path: Path) -> tuple[NamedSchedule, str | None]:
@@ -165,7 +164,7 @@ def _check_losses(runs: Sequence[Run], rows: Sequence[Row], column: str, path: P
             )
 
 
-def _curve_beside(path: Path, schedule: NamedSchedule) -> tuple[Curve, list[str]]:
+def _curve_beside(path: Path, schedule: NamedSchedule) -> tuple[Curve, list[Flag]]:
     """The curve that a row names, which needs no column of rates: the row has the schedule."""
     curve, findings = curve_of(table_rows(path), path, rates(schedule))
     if curve.steps[-1] > schedule.steps:
