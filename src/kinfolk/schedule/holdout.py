@@ -9,7 +9,7 @@ import numpy as np
 from kinfolk.errors import KinfolkError
 from kinfolk.schedule.features import Units
 from kinfolk.schedule.kinds import SIXTEEN, Kind
-from kinfolk.schedule.points import cut, judged, sparse_target, whole_target
+from kinfolk.schedule.points import cut, end_target, judged, sparse_target, whole_target
 from kinfolk.schedule.run import Run
 from kinfolk.schedule.shapes import Array
 from kinfolk.schedule.targets import Numbers, Target
@@ -77,7 +77,9 @@ def fit_kind(kind: Kind, runs: Sequence[Run], units: Units, near: Numbers | None
     """Fit one kind of law to runs; KinfolkError if there are fewer losses than it has parameters."""
     if kind is SIXTEEN:
         return kind.fit([sparse_target(run, units) for run in runs], units, near)
-    targets = [whole_target(run) for run in runs]
+    # Curves of several peaks are many and far from these laws: their ends are enough to say so.
+    single = len({run.peak for run in runs}) == 1
+    targets = [whole_target(run) if single and len(run.curve_steps) else end_target(run) for run in runs]
     losses = sum(len(target.loss) for target in targets)
     if losses <= kind.parameters and kind.name != "ensemble":
         raise KinfolkError(f"{losses} losses are too few for {kind.parameters} parameters", fix="give more runs")

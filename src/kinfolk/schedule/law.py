@@ -110,7 +110,7 @@ class FittedRange(_Record):
             if limits is None:
                 continue
             low, high = limits
-            slack = 1e-6 * max(abs(high), 1e-12)
+            slack = 0.01 if name == "end ratio" else 1e-6 * max(abs(high), 1e-12)
             if not low - slack <= value <= high + slack:
                 span = f"{low:g}" if low == high else f"{low:g} to {high:g}"
                 found[name] = f"{name} {value:g} is outside the fitted {span}"
@@ -125,7 +125,7 @@ class Calibration(_Record):
     """Of ln loss, within the fitted horizon."""
     difference: float = Field(gt=0)
     """The same of the difference between two schedules of one horizon, whose errors are partly shared."""
-    basis: Literal["left-out runs", "end of the curve", "assumed"]
+    basis: Literal["left-out runs", "assumed"]
     errors: int
     """Left-out losses that it was measured on."""
     medians: dict[str, float] = {}

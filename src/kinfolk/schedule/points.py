@@ -7,7 +7,7 @@ import numpy as np
 
 from kinfolk.schedule.features import Units
 from kinfolk.schedule.run import Run
-from kinfolk.schedule.shapes import Array, Steps
+from kinfolk.schedule.shapes import Array, Steps, warmup_of
 from kinfolk.schedule.targets import Target
 
 CURVE_WEIGHT = 0.02
@@ -77,11 +77,15 @@ def sparse_target(run: Run, units: Units) -> Target:
 
 
 def whole_target(run: Run) -> Target:
-    """The whole curve of a run, or its end where it has none: what the laws of curves are fitted to."""
+    """The curve of a run after its warm-up: what the laws of curves are fitted to."""
+    after = run.curve_steps > warmup_of(run.schedule)
+    return Target(run.schedule, run.curve_steps[after], run.curve_loss[after], np.ones(int(after.sum())))
+
+
+def end_target(run: Run) -> Target:
+    """The end of a run."""
     assert run.loss is not None
-    if not len(run.curve_steps):
-        return Target(run.schedule, np.array([run.steps]), np.array([run.loss]), np.ones(1))
-    return Target(run.schedule, run.curve_steps, run.curve_loss, np.ones(len(run.curve_steps)))
+    return Target(run.schedule, np.array([run.steps]), np.array([run.loss]), np.ones(1))
 
 
 def judged(run: Run, units: Units, with_curve: bool) -> Target:
@@ -89,7 +93,7 @@ def judged(run: Run, units: Units, with_curve: bool) -> Target:
     target = sparse_target(run, units)
     if with_curve:
         return Target(target.schedule, target.steps, target.loss, np.ones(len(target.loss)))
-    return Target(target.schedule, target.steps[-1:], target.loss[-1:], np.ones(1))
+    return end_target(run)
 
 
 def cut(run: Run, share: float) -> tuple[Run, Target]:

@@ -77,8 +77,8 @@ def _read(path: Path, only: Mapping[str, str]) -> tuple[list[Run], list[str]]:
     rows = matching(rows, only, str(path))
     check_one_population(rows, str(path))
     if is_curve(rows):
-        curve, odd = curve_of(rows, path)
-        return [_whole(curve, path.stem)], sentences(odd)
+        curve, flags = curve_of(rows, path)
+        return [_whole(curve, path.stem)], sentences(flags)
     rows, odd = duplicates(rows)
     runs, more = settings_runs(rows, path)
     return runs, odd + more

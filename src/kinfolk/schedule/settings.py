@@ -57,8 +57,8 @@ def settings_runs(rows: Sequence[Row], path: Path) -> tuple[list[Run], list[str]
     findings = [f"{note}: {lines(found)}" for note, found in odd_fractions.items()] + sentences(flags)
     _check_losses(runs, rows, columns["loss"], path)
     best = min((run.loss for run in runs if run.loss is not None), default=math.inf)
-    odd = [run.loss is not None and run.loss > DIVERGED * best for run in runs]
-    return [replace(run, loss=None) if much else run for run, much in zip(runs, odd, strict=True)], findings
+    high = [run.loss is not None and run.loss > DIVERGED * best for run in runs]
+    return [replace(run, loss=None) if much else run for run, much in zip(runs, high, strict=True)], findings
 
 
 def settings_schedule(row: Row, columns: dict[str, str], path: Path) -> tuple[NamedSchedule, str | None]:
