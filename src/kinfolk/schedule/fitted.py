@@ -154,6 +154,8 @@ def _refuse_too_few(runs: Sequence[Run], where: str) -> None:
 
 def _trial(kind: Kind, runs: Sequence[Run], parts: Sequence[Fold], units: Units, before: dict[str, Trial]) -> Trial:
     eligible, reason = _eligible(kind, runs)
+    if len(runs) == 1 and not eligible:
+        return Trial(kind, False, reason, None, 0.0, None, None)
     began = time.process_time()
     try:
         numbers = _members(before) if kind is ENSEMBLE else fit_kind(kind, runs, units)

@@ -36,9 +36,8 @@ def own_runs(folder: Path, only: Mapping[str, str]) -> tuple[list[Run], list[str
             if why:
                 findings.append(f"{folder.name}: {name} is left out: {why}")
                 continue
-            steps, loss = _curve(folder, lineage)
-            total = sum(stage["steps"] for stage in lineage)
-            if not len(steps) or steps[-1] != total:
+            steps, loss, reached = _curve(folder, lineage)
+            if not len(steps) or reached != sum(stage["steps"] for stage in lineage):
                 findings.append(f"{folder.name}: {name} is left out: it is not finished")
                 continue
             runs.append(
@@ -130,16 +129,17 @@ def _unfit(lineage: list[dict[str, Any]]) -> str | None:
     return None
 
 
-def _curve(folder: Path, lineage: list[dict[str, Any]]) -> tuple[Steps, Array]:
-    """Steps done since the beginning of the lineage, and the quick held-out loss after them."""
-    steps, loss, before = [], [], 0
+def _curve(folder: Path, lineage: list[dict[str, Any]]) -> tuple[Steps, Array, int]:
+    """Steps done since the beginning of the lineage, the quick held-out loss after them, and all steps done."""
+    steps, loss, before, reached = [], [], 0, 0
     for stage in lineage:
         for record in _records(folder / "stages" / stage["name"] / "metrics.jsonl"):
+            reached = before + int(record["step"])
             if "held_out_loss" in record:
                 steps.append(before + int(record["step"]))
                 loss.append(float(record["held_out_loss"]))
         before += stage["steps"]
-    return np.array(steps, dtype=np.int64), np.array(loss)
+    return np.array(steps, dtype=np.int64), np.array(loss), reached
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
