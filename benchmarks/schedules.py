@@ -102,7 +102,7 @@ def curves(folder: Path) -> None:
             ends.append(bool(miss[-1] <= half[-1]))
         print(
             f"{size}M: 90 % interval ±{fitted.law.calibration.half_width:.2%} holds {np.mean(inside):.0%} of the "
-            f"points of unseen curves (by curve: {', '.join(f'{value:.0%}' for value in inside)}), {sum(ends)} of 6 ends"
+            f"points of new curves (by curve: {', '.join(f'{value:.0%}' for value in inside)}); ends {sum(ends)} of 6"
         )
 
 

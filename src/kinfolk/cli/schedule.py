@@ -114,18 +114,17 @@ def rank(
     json_: JsonOption = False,
 ) -> None:
     """Rank schedules for a run: forecasts, what cannot be told apart, risk of divergence, when to change nothing."""
-    from kinfolk.schedule.candidates import Grid, candidates
+    from kinfolk.schedule.candidates import SHAPES, Grid, candidates
     from kinfolk.schedule.law import load_law
     from kinfolk.schedule.rank import horizon, rank_document
     from kinfolk.schedule.rank import rank as rank_schedules
 
     loaded = load_law(law)
     planned, notes = horizon(loaded, tokens, steps, tokens_per_step)
-    grid = Grid()
     grid = Grid(
         peaks=_numbers(peaks, "--peaks"),
-        shapes=_shapes(shapes) or grid.shapes,
-        decay_fractions=_numbers(decay_fractions, "--decay-fractions") or grid.decay_fractions,
+        shapes=_shapes(shapes) or SHAPES,
+        decay_fractions=_numbers(decay_fractions, "--decay-fractions"),
         end_ratios=_numbers(end_ratios, "--end-ratios"),
         warmup_steps=[int(value) for value in _numbers(warmup_steps, "--warmup-steps") or []] or None,
     )

@@ -22,7 +22,7 @@ class Grid:
 
     peaks: Sequence[float] | None = None
     shapes: Sequence[Shape] = SHAPES
-    decay_fractions: Sequence[float] = FRACTIONS
+    decay_fractions: Sequence[float] | None = None
     end_ratios: Sequence[float] | None = None
     warmup_steps: Sequence[int] | None = None
 
@@ -30,15 +30,16 @@ class Grid:
 def candidates(law: ScheduleLaw, steps: int, grid: Grid = Grid()) -> list[NamedSchedule]:
     """Every schedule of the grid that runs for `steps` steps; a cosine decays from the end of its warm-up.
 
-    Without peaks these are the fitted ones and some between them, so that none is outside; without end ratios, those of
-    0 and 0.1 at which the law is in its range. KinfolkError for values that make no schedule.
+    Without peaks these are the fitted ones and some between them, so that none is outside; without shares, tenths and the
+    fitted extremes; without end ratios, those of 0 and 0.1 at which the law is in its range. KinfolkError for values that make no schedule.
     """
     peaks = grid.peaks or fitted_peaks(law)
+    shares = grid.decay_fractions or sorted({*FRACTIONS, *(law.fitted.decay_fraction or ())})
     warmups = grid.warmup_steps or (typical_warmup(law, steps),)
     ends = grid.end_ratios or _fitted_ends(law.fitted)
     found: dict[NamedSchedule, None] = {}
     for peak, shape, end, warmup in product(peaks, grid.shapes, ends, warmups):
-        fractions = (1.0,) if shape == "cosine" else (0.0,) if shape == "constant" else tuple(grid.decay_fractions)
+        fractions = (1.0,) if shape == "cosine" else (0.0,) if shape == "constant" else tuple(shares)
         for fraction in fractions:
             if warmup > steps:
                 raise KinfolkError(
@@ -62,7 +63,7 @@ def candidates(law: ScheduleLaw, steps: int, grid: Grid = Grid()) -> list[NamedS
 def fitted_peaks(law: ScheduleLaw) -> tuple[float, ...]:
     """The peaks of the fit, and as many between them as make nine."""
     low, high = law.fitted.peak_lr
-    measured = {run.settings.peak_lr for run in law.measured} | {low, high}
+    measured = {float(f"{run.settings.peak_lr:.6g}") for run in law.measured} | {low, high}
     if len(measured) == 1:
         return (low,)
     between = np.geomspace(low, high, max(PEAKS - len(measured) + 2, 2))[1:-1]
