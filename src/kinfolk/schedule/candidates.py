@@ -31,8 +31,8 @@ def candidates(law: ScheduleLaw, steps: int, grid: Grid = Grid()) -> list[NamedS
     """Every schedule of the grid that runs for `steps` steps; a cosine decays from the end of its warm-up.
 
     Without peaks these are the fitted ones and some between them, so that none is outside; without shares, tenths and
-    the fitted extremes; without end ratios, those of 0 and 0.1 at which the law is in its range. KinfolkError for values
-    that make no schedule.
+    the fitted extremes; without end ratios, those of 0 and 0.1 at which the law is in its range. KinfolkError for
+    values that make no schedule.
     """
     peaks = grid.peaks or fitted_peaks(law)
     shares = grid.decay_fractions or sorted({*FRACTIONS, *(law.fitted.decay_fraction or ())})

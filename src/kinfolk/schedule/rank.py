@@ -113,7 +113,7 @@ def rank(
             fix="give lower peaks, or fit runs with higher ones",
         )
     best = min(allowed, key=lambda each: forecasts[each])
-    beyond = max(0.0, math.log(steps / law.fitted.steps[1]))
+    beyond = max(0.0, math.log((steps + (after.steps if after else 0)) / law.fitted.steps[1]))
     tie = max(law.tie, law.calibration.difference * (1 + beyond) * forecasts[best])
 
     def ranked(schedule: NamedSchedule) -> Ranked:
