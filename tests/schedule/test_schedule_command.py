@@ -279,7 +279,8 @@ def test_predict_adds_columns(law: Path, tmp_path: Path) -> None:
     assert inside["predicted"] == pytest.approx(float(rows[0][-1]), abs=0.004)  # type: ignore[arg-type]
     assert inside["low"] < inside["predicted"] < inside["high"] and not inside["warnings"]
     assert {"peak", "horizon", "shape"} <= set(beyond["outside"])
-    assert beyond["high"] - beyond["low"] > inside["high"] - inside["low"]
+    widths = [np.log(row["high"] / row["low"]) for row in (inside, beyond)]
+    assert widths[1] / widths[0] == pytest.approx(1 + np.log(50_000 / 16_000))
     with open(out) as file:
         written = list(csv.DictReader(file))
     assert list(written[0]) == [*HEADER, "predicted", "low", "high"]
