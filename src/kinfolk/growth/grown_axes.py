@@ -21,7 +21,7 @@ zero_pad      Nothing is copied: what writes a new unit or what reads it is zero
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -62,11 +62,6 @@ class AxisGrowth:
     def copied(self) -> Tensor:
         """Units that are copies."""
         return ~(self.fresh | self.zero | self.mean)
-
-    def units(self, start: int, stop: int) -> "AxisGrowth":
-        """The growth of some of the child's units."""
-        fields = {name: getattr(self, name)[start:stop] for name in AxisGrowth.__annotations__}
-        return replace(self, **fields)
 
 
 class GrownAxes:

@@ -4,7 +4,9 @@ Growth makes the child's tensors in blocks of rows that fit into a processor's c
 whatever the size of a tensor, and is faster than whole tensors would be.
 """
 
+import bisect
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Protocol
 
 import torch
@@ -13,8 +15,8 @@ from torch import Tensor
 LONG_ENOUGH = 32
 """Average length from which ranges of an index map are taken one by one, and not unit by unit."""
 
-ELEMENTS_PER_BLOCK = 1 << 19
-"""Of the child: 2 MiB in float32."""
+ELEMENTS_PER_BLOCK = 1 << 18
+"""Of the child: 1 MiB in float32."""
 
 
 class Rows(Protocol):
@@ -49,16 +51,16 @@ class TensorRows:
         return self.tensor[start:stop]
 
 
-def blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Cut a tensor into ranges of rows of about `ELEMENTS_PER_BLOCK` elements each.
+def blocks(shape: tuple[int, ...], elements: int = ELEMENTS_PER_BLOCK) -> Iterator[tuple[int, int]]:
+    """Cut a tensor into ranges of rows of about as many elements each.
 
-    >>> list(blocks((5, 200_000)))
+    >>> list(blocks((5, 100_000)))
     [(0, 2), (2, 4), (4, 5)]
     """
     columns = 1
     for size in shape[1:]:
         columns *= size
-    step = max(1, ELEMENTS_PER_BLOCK // max(1, columns))
+    step = max(1, elements // max(1, columns))
     return ((start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 
 
@@ -81,9 +83,24 @@ def runs(index: Tensor) -> list[tuple[int, int, int]]:
     return list(zip(starts.tolist(), index[starts].tolist(), lengths.tolist(), strict=True))
 
 
-def gather(source: Rows, index: Tensor) -> Tensor:
-    """The rows of a tensor that an index map names, in new memory, in float32 or wider."""
-    pieces = runs(index)
+def within(pieces: list[tuple[int, int, int]], start: int, stop: int) -> list[tuple[int, int, int]]:
+    """The part of such ranges that makes units `start` to `stop` of the child, counted from there.
+
+    >>> within([(0, 0, 3), (3, 0, 2), (5, 5, 1)], 2, 4)
+    [(0, 2, 1), (1, 0, 1)]
+    """
+    found = []
+    for at in range(bisect.bisect_right(pieces, start, key=itemgetter(0)) - 1, len(pieces)):
+        child, parent, length = pieces[at]
+        if child >= stop:
+            break
+        skipped = max(0, start - child)
+        found.append((child + skipped - start, parent + skipped, min(child + length, stop) - child - skipped))
+    return found
+
+
+def gather(source: Rows, pieces: list[tuple[int, int, int]]) -> Tensor:
+    """Rows of a tensor, by ranges that follow one another, in new memory, in float32 or wider."""
     if len(pieces) == 1:
         _, first, length = pieces[0]
         rows = source.rows(first, first + length)
@@ -93,7 +110,8 @@ def gather(source: Rows, index: Tensor) -> Tensor:
         rows = source.rows(first, first + length)
         if gathered is None:
             dtype = torch.promote_types(rows.dtype, torch.float32)
-            gathered = torch.empty((len(index), *rows.shape[1:]), dtype=dtype, device=rows.device)
+            size = pieces[-1][0] + pieces[-1][2]
+            gathered = torch.empty((size, *rows.shape[1:]), dtype=dtype, device=rows.device)
         gathered[start : start + length] = rows
     assert gathered is not None
     return gathered

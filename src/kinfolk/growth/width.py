@@ -13,6 +13,7 @@ second copy get none.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,9 +23,12 @@ from kinfolk.growth.axes import NORMS, OUTPUTS, READERS, Axes, Axis, Part, parts
 from kinfolk.growth.factors import occurrence
 from kinfolk.growth.grown_axes import AxisGrowth, GrownAxes
 from kinfolk.growth.noise import Copies, Draws, ExpertNoise, ZeroSumNoise, deviation
-from kinfolk.growth.rows import LONG_ENOUGH, Rows, blocks, gather, runs, wide
+from kinfolk.growth.rows import LONG_ENOUGH, Rows, blocks, gather, runs, wide, within
 from kinfolk.growth.sizes import Sizes
 from kinfolk.plan.stages import Operator
+
+_ELEMENTS_OF_A_SUM = 1 << 17
+"""Of the parent, in float64: 1 MiB."""
 
 
 class WidthGrowth:
@@ -57,16 +61,14 @@ class WidthGrowth:
         add_noise = self._noise(parent_tensor, axes, name, expert_copy)
         # Copies along the rows must be seen together for their noise.
         for start, stop in [(0, size[0])] if self._has_noise(axes[0]) else blocks(size):
-            growths = self._growths(axes, start, stop)
             grown = self._expanded(parent_tensor, axes, start, stop, means)
             if following is not None:
-                mask = _any(
-                    [g.new if g and parts(p)[0] in OUTPUTS else None for p, g in zip(axes, growths, strict=True)]
-                )
+                new = self._masks("new", axes, start, stop)
+                mask = _any([each if parts(part)[0] in OUTPUTS else None for part, each in zip(axes, new, strict=True)])
                 if mask is not None:
                     replaced = self._expanded(following, axes, start, stop, means)
                     grown = torch.where(mask.to(grown.device), replaced, grown)
-            yield start, add_noise(add_fresh(grown, growths))
+            yield start, add_noise(add_fresh(grown, start))
 
     def drawn(self, parent_tensor: Rows, axes: Axes, name: str) -> Iterator[tuple[int, Tensor]]:
         """Normal draws of the child's size with the standard deviation of the parent's tensor, as `blocks`."""
@@ -93,10 +95,10 @@ class WidthGrowth:
                 grown = _select(grown, dim, growth.index).mul_(factor.to(grown.dtype))
         return grown.to(parent_tensor.dtype)
 
-    def _growths(self, axes: Axes, start: int, stop: int) -> list[AxisGrowth | None]:
-        """How the dimensions of some rows of the child's tensor grow."""
-        first, *others = map(self.axes.axis, axes)
-        return [first and first.units(start, stop), *others]
+    def _masks(self, kind: Literal["new", "fresh", "zero"], axes: Axes, start: int, stop: int) -> list[Tensor | None]:
+        """Which units are of a kind, along each dimension of some rows of the child's tensor."""
+        first, *others = (growth and getattr(growth, kind) for growth in map(self.axes.axis, axes))
+        return [None if first is None else first[start:stop], *others]
 
     def _offset(self, axes: Axes) -> float:
         is_gamma = any(axis in NORMS for part in axes for axis in parts(part))
@@ -111,15 +113,15 @@ class WidthGrowth:
 
         `means` are those over the parent's rows, where any row holds them.
         """
-        first, *others = self._growths(axes, start, stop)
-        grown = gather(source, first.index if first else torch.arange(start, stop))
+        first, *others = map(self.axes.axis, axes)
+        grown = gather(source, within(self._pieces(axes[0]), start, stop) if first else [(0, start, stop - start)])
         offset = self._offset(axes) if first or any(others) else 0.0
         if offset:
             grown += offset
         if first:
             if means is not None:
-                grown = torch.where(_along(first.mean, 0, grown), means.to(grown), grown)
-            grown.mul_(_along(first.value, 0, grown).to(grown.dtype))
+                grown = torch.where(_along(first.mean[start:stop], 0, grown), means.to(grown), grown)
+            grown.mul_(_along(first.value[start:stop], 0, grown).to(grown.dtype))
         for dim, growth in enumerate(others, 1):
             if growth:
                 grown = _spread_out(grown, dim, growth, self._pieces(axes[dim]))
@@ -136,15 +138,14 @@ class WidthGrowth:
 
         return draw
 
-    def _fresh_units(self, source: Rows, axes: Axes, name: str) -> Callable[[Tensor, list[AxisGrowth | None]], Tensor]:
-        """What puts draws where the child copies nothing."""
+    def _fresh_units(self, source: Rows, axes: Axes, name: str) -> Callable[[Tensor, int], Tensor]:
+        """What puts draws where the child copies nothing, into the next rows, which begin at a row."""
         if not any(growth and growth.fresh.any() for growth in map(self.axes.axis, axes)):
-            return lambda grown, growths: grown
+            return lambda grown, start: grown
         draw = self._draws(source, name)
 
-        def fill(grown: Tensor, growths: list[AxisGrowth | None]) -> Tensor:
-            fresh = _any([growth.fresh if growth else None for growth in growths])
-            zero = _any([growth.zero if growth else None for growth in growths])
+        def fill(grown: Tensor, start: int) -> Tensor:
+            fresh, zero = (_any(self._masks(kind, axes, start, start + len(grown))) for kind in ("fresh", "zero"))
             assert fresh is not None
             is_drawn = (fresh if zero is None else fresh & ~zero).to(grown.device)
             return torch.where(is_drawn, draw(tuple(grown.shape)).to(grown), grown)
@@ -264,7 +265,7 @@ def _moments(source: Rows, weights: Sequence[tuple[Tensor, Tensor, int]]) -> tup
     """Mean and mean square of the child's copied entries, from one pass over the parent's tensor."""
     total = square = 0.0
     rows, *columns = weights
-    for start, stop in blocks(source.shape):
+    for start, stop in blocks(source.shape, _ELEMENTS_OF_A_SUM):
         block = source.rows(start, stop).to("cpu", torch.float64, copy=True)
         sums = block @ columns[0][0] if columns else block.clone()
         block.square_()
