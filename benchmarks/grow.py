@@ -1,14 +1,18 @@
 """Growth of a checkpoint against copying a file of the target's size.
 
-    python benchmarks/grow.py [--source-gigabytes 1] [--folder runs/benchmark-grow] [--rounds 3]
+    python benchmarks/grow.py [--source-gigabytes 1] [--folder runs/benchmark-grow] [--rounds 3] [--cold-only] [--peer]
+                              [--hypercloning CHECKOUT]
 
 Makes a Llama of random bfloat16 weights once, then times, in turn: `cp` of a file of the target's size; the growth of
 the checkpoint without verification, in this process (the imports are paid once, and told apart); and the same job with
-both models in memory, through transformers. "Cold" means that the page cache holds nothing of the source: its pages are
-given back with posix_fadvise before the round. Prints wall and processor seconds and their ratio to cp.
+both models in memory: by our own script through transformers (--peer), and by apple/ml-hypercloning where a checkout of
+it is given (its code runs as it is, see `grow_by_hypercloning`). "Cold" means that the page cache holds nothing of the
+source: its pages are given back with posix_fadvise before the round. Prints wall and processor seconds and their ratio
+to cp.
 """
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -18,7 +22,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
+JOBS = ("grow", "peer", "hypercloning")
 SHAPE = {"num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 128}
 CHANGES = {
     "hidden_size": 4096,
@@ -34,15 +41,22 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-grow"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer", action="store_true", help="also grow whole models in memory; takes 3 x the target")
-    parser.add_argument("--child", choices=("grow", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--hypercloning", type=Path, help="a checkout of github.com/apple/ml-hypercloning to run as well"
+    )
+    parser.add_argument("--cold-only", action="store_true", help="no rounds with the source in the page cache")
+    parser.add_argument("--child", choices=JOBS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     source, target = arguments.folder / "source", arguments.folder / "target"
+    if arguments.child == "hypercloning":
+        grow_by_hypercloning(arguments.hypercloning, source, target)
+        return
     if arguments.child:
         (grow if arguments.child == "grow" else grow_in_memory)(source, target)
         return
     if not (source / "config.json").exists():
         make_source(source, arguments.source_gigabytes)
-    jobs = ("cp", "grow", "peer") if arguments.peer else ("cp", "grow")
+    jobs = ["cp", "grow", *(["peer"] if arguments.peer else []), *(["hypercloning"] if arguments.hypercloning else [])]
     size = target_bytes(source)
     copied = arguments.folder / "copied.bin"
     with open(copied, "wb") as file:
@@ -52,6 +66,8 @@ def main() -> None:
     print("| round | job | seconds | processor seconds | of cp | peak memory (MB) |\n|---|---|---|---|---|---|")
     for number in range(2 * arguments.rounds):
         cold = number % 2 == 0
+        if arguments.cold_only and not cold:
+            continue
         reference = 0.0
         for job in jobs:
             shutil.rmtree(target, ignore_errors=True)
@@ -65,7 +81,7 @@ def main() -> None:
                 )
                 reference, peak = wall, 0
             else:
-                wall, processor, peak = in_child(job, arguments.folder)
+                wall, processor, peak = in_child(job, arguments)
             label = "cold" if cold else "warm"
             print(
                 f"| {label} {number // 2} | {job} | {wall:.2f} | {processor:.2f} | {wall / reference:.2f} "
@@ -137,6 +153,32 @@ def grow_in_memory(source: Path, target: Path) -> None:
     report(run)
 
 
+def grow_by_hypercloning(checkout: Path, source: Path, target: Path) -> None:
+    """apple/ml-hypercloning (arXiv 2409.12903) on the same job: its code, unedited, in a transformers that is newer.
+
+    Two things that it expects are given to it from outside: the package of old OLMo models, which it imports and does
+    not need here, and the head counts that attention layers had as attributes before transformers 4.48.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.llama.modeling_llama import LlamaAttention
+
+    for name in ("hf_olmo", "hf_olmo.configuration_olmo", "hf_olmo.modeling_olmo"):
+        sys.modules[name] = MagicMock()
+    attention: Any = LlamaAttention
+    attention.num_heads = property(lambda layer: layer.config.num_attention_heads)
+    attention.num_key_value_heads = property(lambda layer: layer.config.num_key_value_heads)
+    sys.path.insert(0, str(checkout))
+    clone = importlib.import_module("hypercloning").cloneModel
+
+    def run() -> None:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+        larger = clone(model, embedding_dim_multiplier=2, up_project_multiplier=2, snr_db=10.0)
+        larger.save_pretrained(target)
+
+    report(run)
+
+
 def report(work: Callable[[], object]) -> None:
     wall, processor = timed(work)
     from kinfolk.growth.memory import peak_memory_bytes
@@ -144,9 +186,10 @@ def report(work: Callable[[], object]) -> None:
     print(json.dumps([wall, processor, peak_memory_bytes()]))
 
 
-def in_child(job: str, folder: Path) -> tuple[float, float, int]:
+def in_child(job: str, arguments: argparse.Namespace) -> tuple[float, float, int]:
     """The seconds of a job without its imports, in a process of its own."""
-    command = [sys.executable, __file__, "--child", job, "--folder", str(folder)]
+    command = [sys.executable, __file__, "--child", job, "--folder", str(arguments.folder)]
+    command += ["--hypercloning", str(arguments.hypercloning)] if arguments.hypercloning else []
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     wall, processor, peak = json.loads(done.stdout.splitlines()[-1])
     return wall, processor, peak
