@@ -18,13 +18,17 @@ from tiny_models import (
 
 from kinfolk.errors import KinfolkError
 from kinfolk.family.shapes import Architecture, Shape
-from kinfolk.growth.axes import READERS
+from kinfolk.growth.axes import READERS, Axis
 from kinfolk.growth.claims import claims_preservation
 from kinfolk.growth.grow import grow_moments, grow_weights
 from kinfolk.growth.grown_axes import GrownAxes
+from kinfolk.growth.noise import Draws
+from kinfolk.growth.rows import ELEMENTS_PER_BLOCK, TensorRows
 from kinfolk.growth.tables import axes_of
+from kinfolk.growth.width import WidthGrowth
 from kinfolk.plan.stages import Operator
 
+AXES = (Axis.HIDDEN_READ, Axis.FFN)
 NOISY, PLAIN = Operator(noise=0.3), Operator(noise=0.0)
 
 
@@ -252,3 +256,25 @@ def test_refusals_come_before_any_work() -> None:
     with pytest.raises(KinfolkError, match="not finite"):
         broken = {name: tensor.detach() * float("nan") for name, tensor in parameters.items()}
         grow_weights(broken, "llama", parent, shape(hidden=20), NOISY)
+
+
+def test_noise_along_the_rows_is_drawn_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPT-2's matrices are (inputs, outputs): their copies are rows, which the memory need not hold draws for."""
+    asked: list[int] = []
+    rows_of = Draws.rows
+
+    def recorded(draws: Draws, rows: int, columns: int) -> torch.Tensor:
+        asked.append(rows * columns)
+        return rows_of(draws, rows, columns)
+
+    monkeypatch.setattr(Draws, "rows", recorded)
+    sizes = [shape(hidden=hidden, heads=hidden // 16, groups=hidden // 16, ffn=2 * hidden) for hidden in (512, 1024)]
+    tensor = torch.randn(512, 1024, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain, noisy = (
+        torch.cat([block for _, block in WidthGrowth(*sizes, each, "gpt2").blocks(TensorRows(tensor), AXES, "c_fc")])
+        for each in (PLAIN, NOISY)
+    )
+    assert sum(asked) == 512 * 2048 and max(asked) <= ELEMENTS_PER_BLOCK
+    noise = noisy - plain
+    assert float(noise.std()) > 0.1 * float(plain.std())
+    assert (noise[:512] + noise[512:]).abs().max() < 1e-15

@@ -161,4 +161,5 @@ def _quantiles() -> Tensor:
     """The normal quantiles at the middles of equally likely intervals, scaled to a variance of one."""
     levels = (torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS
     quantiles = torch.special.ndtri(levels)
-    return (quantiles / quantiles.square().mean().sqrt()).float()
+    table: Tensor = (quantiles / quantiles.square().mean().sqrt()).float()
+    return table

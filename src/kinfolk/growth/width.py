@@ -12,6 +12,7 @@ second copy get none.
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
@@ -39,6 +40,7 @@ class WidthGrowth:
         self.operator, self.table = self.axes.operator, self.axes.table
         self._copies: dict[Part, Copies] = {}
         self._runs: dict[Part, list[tuple[int, int, int]]] = {}
+        self._whole = threading.Lock()
 
     def blocks(
         self,
@@ -59,8 +61,8 @@ class WidthGrowth:
         means = _means_of_rows(parent_tensor, self._offset(axes)) if self._needs_means(axes) else None
         add_fresh = self._fresh_units(parent_tensor, axes, name)
         add_noise = self._noise(parent_tensor, axes, name, expert_copy)
-        # Copies along the rows must be seen together for their noise.
-        for start, stop in [(0, size[0])] if self._has_noise(axes[0]) else blocks(size):
+
+        def without_noise(start: int, stop: int) -> Tensor:
             grown = self._expanded(parent_tensor, axes, start, stop, means)
             if following is not None:
                 new = self._masks("new", axes, start, stop)
@@ -68,7 +70,20 @@ class WidthGrowth:
                 if mask is not None:
                     replaced = self._expanded(following, axes, start, stop, means)
                     grown = torch.where(mask.to(grown.device), replaced, grown)
-            yield start, add_noise(add_fresh(grown, start))
+            return add_fresh(grown, start)
+
+        if not self._has_noise(axes[0]):
+            yield from ((start, add_noise(without_noise(start, stop))) for start, stop in blocks(size))
+            return
+        # Copies along the rows (GPT-2 stores its matrices so) must be seen together, in a tensor that is whole: in one
+        # thread at a time, so that the memory is that of one.
+        with self._whole:
+            whole = torch.empty(size, dtype=torch.promote_types(parent_tensor.dtype, torch.float32))
+            for start, stop in blocks(size):
+                whole[start:stop] = without_noise(start, stop)
+            for start, stop in blocks(size[::-1]):
+                add_noise(whole.T[start:stop])
+            yield from ((start, whole[start:stop]) for start, stop in blocks(size))
 
     def drawn(self, parent_tensor: Rows, axes: Axes, name: str) -> Iterator[tuple[int, Tensor]]:
         """Normal draws of the child's size with the standard deviation of the parent's tensor, as `blocks`."""
@@ -97,8 +112,9 @@ class WidthGrowth:
 
     def _masks(self, kind: Literal["new", "fresh", "zero"], axes: Axes, start: int, stop: int) -> list[Tensor | None]:
         """Which units are of a kind, along each dimension of some rows of the child's tensor."""
-        first, *others = (growth and getattr(growth, kind) for growth in map(self.axes.axis, axes))
-        return [None if first is None else first[start:stop], *others]
+        growths = map(self.axes.axis, axes)
+        masks: list[Tensor | None] = [getattr(growth, kind) if growth else None for growth in growths]
+        return [None if masks[0] is None else masks[0][start:stop], *masks[1:]]
 
     def _offset(self, axes: Axes) -> float:
         is_gamma = any(axis in NORMS for part in axes for axis in parts(part))
@@ -158,7 +174,8 @@ class WidthGrowth:
         return asked and part in READERS and growth is not None and bool((growth.copies > 1).any())
 
     def _noise(self, source: Rows, axes: Axes, name: str, expert_copy: tuple[int, int]) -> Callable[[Tensor], Tensor]:
-        """What adds the noise that readers do not see to the next rows of the child's tensor."""
+        """What adds the noise that readers do not see to the next rows of the child's tensor; to its next columns, as
+        rows, where it is the rows that are read."""
         noisy = [dim for dim, part in enumerate(axes) if self._has_noise(part)]
         # The experts' outputs are averaged over their copies, and this product is their last.
         asked = bool(self.operator.noise) or self.operator.snr is not None
@@ -171,8 +188,8 @@ class WidthGrowth:
         by_power = operator.snr is not None
         scale = mean_square**0.5 * 10 ** (-operator.snr / 20) if operator.snr is not None else operator.noise * own
         scale = float(f"{scale:.6g}")
-        columns = [
-            (dim, ZeroSumNoise(self._copies_along(axes[dim]), scale, operator.seed, name, power_kept=by_power))
+        zero_sums = [
+            ZeroSumNoise(self._copies_along(axes[dim]), scale, operator.seed, name, power_kept=by_power)
             for dim in noisy
         ]
         experts = (
@@ -180,8 +197,8 @@ class WidthGrowth:
         )
 
         def add(grown: Tensor) -> Tensor:
-            for dim, noise in columns:
-                noise.add_to(grown if dim else grown.T)
+            for noise in zero_sums:
+                noise.add_to(grown)
             if experts:
                 experts.add_to(grown)
             return grown
