@@ -98,6 +98,23 @@ def test_exporting_is_silent_repeatable_and_atomic(run: Run, tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "one", "two"]
 
 
+def test_a_family_whose_larger_member_is_untied(tmp_path: Path) -> None:
+    from micro import LARGE, SMALL, RecordingView
+
+    from kinfolk.build.build import build
+
+    members = [
+        {"name": "small", "shape": SMALL, "tokens": 512},
+        {"name": "large", "shape": LARGE | {"tie_word_embeddings": False}, "tokens": 1024},
+    ]
+    build(family(tmp_path, members=members), tmp_path / "run", RecordingView())
+    (grown,) = Ledger(tmp_path / "run" / "ledger.jsonl").events("grown")
+    assert grown["verification"]["passed"] is True and "embeddings untied" in grown["description"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "members" / "large")
+    assert not model.config.tie_word_embeddings
+    assert not torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
+
+
 def test_a_family_of_qwen3_with_untied_heads(tmp_path: Path) -> None:
     from micro import SMALL, RecordingView
 

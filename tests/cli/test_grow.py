@@ -56,6 +56,18 @@ def test_the_table_says_what_was_kept(source: Path, tmp_path: Path) -> None:
     assert "not exact: stack repeats layers" in printed
 
 
+def test_untying_the_embeddings(tmp_path: Path) -> None:
+    source = save(tmp_path / "source", tied=True)
+    asked = ("--to", "tie_word_embeddings=false,hidden_size=48,num_attention_heads=6,num_key_value_heads=3", "--json")
+    printed = json.loads(grow(source, tmp_path / "target", *asked))
+    assert printed["passed"] is True and "embeddings untied" in printed["description"]
+    assert printed["parameters_after"] - printed["parameters_before"] > 61 * 48
+    assert json.loads((tmp_path / "target" / "config.json").read_text())["tie_word_embeddings"] is False
+    back = refused(tmp_path / "target", tmp_path / "back", "--to", "tie_word_embeddings=true")
+    assert back.where == "--to: tie_word_embeddings" and "cannot become one" in back.problem
+    assert "no FIELD=NUMBER" in refused(source, tmp_path / "other", "--to", "hidden_size=true").problem
+
+
 def test_a_model_to_match(source: Path, tmp_path: Path) -> None:
     grow(source, tmp_path / "one", "--to", SHAPE, "--no-verify")
     for name, to in (("two", tmp_path / "one"), ("three", tmp_path / "one" / "config.json")):

@@ -66,7 +66,7 @@ NAN, INFINITY = float("nan"), float("inf")
         ("members.1.shape.intermediate_size", 3, "members[1].shape.intermediate_size", "64 feed-forward", "64 or more"),
         ("members.1.shape.num_hidden_layers", 1, "members[1].shape.num_hidden_layers", "2 layers cannot", "2 or more"),
         ("members.1.shape.num_attention_heads", 3, "members[1].shape.num_attention_heads", "from 2 to 1", "6 query"),
-        ("members.1.shape.tie_word_embeddings", False, "members[1].shape.tie_word_embeddings", "tied", "the same"),
+        ("members.0.shape.tie_word_embeddings", False, "members[1].shape.tie_word_embeddings", "untied", "false"),
         ("members.1.shape.hidden_size", 50, "members[1].shape.hidden_size", "transformers' Llama", "use 48"),
         ("members.1.shape.hidden_size", 48.0, "members[1].shape.hidden_size", "a whole number", "write 48"),
         ("members.1.shape.hidden_size", "48", "members[1].shape.hidden_size", "a whole number", "write 48"),

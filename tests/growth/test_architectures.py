@@ -65,6 +65,18 @@ def test_width(kind: str, width: WidthRule) -> None:
     check(parent_model(kind, torch.float32), fitted(kind, ANY_RATIO), Operator(width, snr=10.0))
 
 
+@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.sizes.get("tie_word_embeddings", True)])
+@pytest.mark.parametrize("width", ["energy_split", "zero_pad", "lemon"])
+def test_untying(kind: str, width: WidthRule) -> None:
+    """The head becomes a matrix of its own, which reads what the embedding writes."""
+    untied = {"tie_word_embeddings": False}
+    check(parent_model(kind), untied, Operator(width))
+    child = child_of(parent_model(kind), untied | fitted(kind, INTEGER), Operator(width, noise=0.5))
+    assert difference(parent_model(kind), child) < EXACT[torch.float64]
+    head, embedding = child.get_output_embeddings().weight, child.get_input_embeddings().weight
+    assert head is not embedding and not torch.equal(head, embedding)
+
+
 DEPTHS = [
     Operator(depth="zero_exit"),
     Operator(depth="zero_exit", placement="even"),
@@ -124,6 +136,8 @@ def test_any_shape(kind: str) -> None:
             seed=data.draw(st.integers(0, 9)),
         )
         model = randomise(empty_model(parent_config(KINDS[kind], **before, **tied)), operator.seed)
+        if model.config.tie_word_embeddings:
+            after["tie_word_embeddings"] = data.draw(st.booleans())
         check(model, after, operator)
 
     any_shape()

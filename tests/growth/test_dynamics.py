@@ -142,6 +142,22 @@ def test_a_chain_of_twins_repeats_the_first() -> None:
         assert one is not None and other is not None and torch.equal(one, other)
 
 
+def test_what_a_child_unties_begins_afresh() -> None:
+    """The parent's one matrix had the sum of two gradients, which nothing tells apart; all else is carried."""
+    model = Trainee(random_model("llama", PARENT))
+    model.train(3)
+    plan = chain((PARENT, CHILD.model_copy(update={"tie_word_embeddings": False})), 3, INHERIT)
+    untied, head = {"model.embed_tokens.weight", "lm_head.weight"}, "lm_head.weight"
+    grown = model.grown(plan, "1")
+    assert head in grown.weights() and head not in model.weights()
+    for name in grown.weights():
+        began = [grown.tensors[f"{key}.{name}"] for key in (*MOMENTS, "step")]
+        assert all(bool(tensor.any()) == (name not in untied) for tensor in began), name
+    assert (grown.logits() - model.logits()).abs().max() < 1e-12
+    grown.train(2, seed=3)
+    assert not torch.equal(grown.weights()[head], grown.weights()["model.embed_tokens.weight"])
+
+
 @pytest.mark.parametrize("child", [CHILD, DOUBLE])
 def test_growing_and_an_adam_step_commute(child: Shape) -> None:
     """Growth spec, section 9, test 7: weights, moments and counts."""

@@ -200,7 +200,7 @@ def _on_disk(name: str, architecture: str) -> str:
     if architecture == "mixtral" and ".mlp." in name:
         for live, stored in (("mlp", "block_sparse_moe"), ("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2")):
             name = name.replace(live, stored)
-    return name
+    return name.replace("lm_head.", "embed_out.") if architecture == "gpt_neox" else name
 
 
 def load(model: Any, tensors: dict[str, Tensor]) -> Any:

@@ -111,7 +111,7 @@ def growth_misfits(parent: Shape, child: Shape, architecture: Architecture | Non
 
     Allowed: more layers, a larger hidden size (any ratio), more KV heads, more query heads in every group, fewer where
     the KV heads make up for it, a larger feed-forward, a multiple of the head size (not in Qwen3, whose heads have
-    norms of their own); the tie of the embeddings stays.
+    norms of their own); tied embeddings may be untied.
     """
     misfits = []
     for field, unit in (
@@ -153,13 +153,12 @@ def growth_misfits(parent: Shape, child: Shape, architecture: Architecture | Non
                 f"{parent.num_attention_heads} KV heads",
             )
         )
-    if child.tie_word_embeddings != parent.tie_word_embeddings:
-        word = "tied" if parent.tie_word_embeddings else "untied"
+    if child.tie_word_embeddings and not parent.tie_word_embeddings:
         misfits.append(
             MisfitError(
-                f"the embeddings are {word} in the parent",
+                "the embeddings are untied in the parent, and two matrices cannot become one",
                 field="tie_word_embeddings",
-                fix="set tie_word_embeddings the same in both",
+                fix="set tie_word_embeddings to false",
             )
         )
     return misfits

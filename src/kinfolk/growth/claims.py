@@ -119,6 +119,8 @@ def describe(operator: Operator, parent: Shape | Sizes, child: Shape | Sizes) ->
         )
         if one != other
     ]
+    if old.tie_word_embeddings and not new.tie_word_embeddings:
+        changes.append("embeddings untied")
     noise = f"noise {operator.noise:g}" if operator.snr is None else f"noise at {operator.snr:g} dB"
     split = ", uneven shares" if operator.split == "uneven" else ""
     parts = [f"{operator.width} ({', '.join(changes)}; {noise}{split}, seed {operator.seed})"] if changes else []

@@ -10,7 +10,8 @@ Adam's state, `Dynamics.optimizer`:
 
 carry       Moments by the index maps, times the gradient factor and its square (growth spec, section 4, rule 4). Every
             tensor keeps the step count of the one that it comes from. What is no copy (the tensors of new zero-exit
-            blocks, and units that are drawn, zero or a mean) begins with moments of zero.
+            blocks, and units that are drawn, zero or a mean) begins with moments of zero. So do embedding and head
+            where the child unties them: what they share in the parent is a sum.
 asymmetric  The same, and then zero on all new coordinates: the reset of SPARKLING (arXiv 2602.02472), which breaks the
             symmetry of copies.
 reset       None of it: all moments and counts are 0.
@@ -143,6 +144,7 @@ def grow_optimizer(
     for name in first:
         source, in_new_layer = _source(name, width, architecture)
         starts_afresh = in_new_layer and (operator.depth == "zero_exit" or dynamics.optimizer == "asymmetric")
+        starts_afresh |= _is_untied(name, width)
         counts[name] = torch.zeros_like(steps[source]) if starts_afresh else steps[source].clone()
         if dynamics.optimizer == "asymmetric":
             for moment in (moments[name] for moments in (first, second) if name in moments):
@@ -182,6 +184,8 @@ def _coordinates(
     is_old = _is_old(axes, width) if rewarmed else plain
     if in_new_layer and operator.depth == "zero_exit":
         return Coordinates(plain, plain, is_old, plain, rewarmed)
+    if _is_untied(name, width):
+        return Coordinates(plain, plain, is_old, plain)
     before = _aged(_coordinates(source, lineage[:-1], widths[:-1], architecture), parent.steps)
     growths = [width.axis(axis) for axis in axes]
     value = gradient = age = plain
@@ -218,10 +222,16 @@ def _source(name: str, width: GrownAxes, architecture: str) -> tuple[str, bool]:
     """The parent's parameter that one of the child comes from, and whether the child's is in a new layer."""
     _, layer = axes_of(name, architecture)
     if layer is None:
-        return name, False
+        return width.table.embedding if _is_untied(name, width) else name, False
     before, after = (sizes.shape.num_hidden_layers for sizes in (width.parent, width.child))
     origin = layer_map(before, after, width.operator.depth, width.operator.placement)[layer]
     return in_layer(name, origin.source, architecture), origin.is_new
+
+
+def _is_untied(name: str, width: GrownAxes) -> bool:
+    """Whether it is the embedding or the head of a child that unties them."""
+    unties = width.parent.shape.tie_word_embeddings and not width.child.shape.tie_word_embeddings
+    return unties and name in (width.table.embedding, width.table.head)
 
 
 def _is_old(axes: Axes, width: GrownAxes) -> Vectors:

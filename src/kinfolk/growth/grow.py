@@ -5,7 +5,7 @@ second name of the embedding is left out of the result, which holds each tensor 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,8 +61,8 @@ def grow_moments(
     """Adam's first and second moments of the child: the parent's by the same index maps, times the gradient factor
     and its square (growth spec, section 4, rule 4; the step count is kept by the caller).
 
-    A child grown without noise has exactly these moments. Those of new zero-exit blocks are zero; stacked layers take
-    the moments of the layer they copy.
+    A child grown without noise has exactly these moments. Those of new zero-exit blocks are zero, and so are those of
+    embeddings that the child unties; stacked layers take the moments of the layer they copy.
     """
     grown = [
         {
@@ -90,6 +90,9 @@ class Origin:
     """The last thing before the residual stream, in such a layer."""
     expert_copy: tuple[int, int]
     width: WidthGrowth
+    is_untied: bool = False
+    """Embedding or head of a child that unties them: both are the parent's one matrix, whose gradient is a sum of two
+    that nothing tells apart."""
 
     @property
     def is_silent(self) -> bool:
@@ -128,7 +131,7 @@ class Origin:
     def gradients(self, moments: Mapping[str, Tensor], power: int) -> Tensor:
         """A moment of the child."""
         tensor = moments[self.name]
-        if self.is_new:
+        if self.is_new or self.is_untied:
             return tensor.new_zeros(self.width.axes.child_size(tensor.shape, self.axes))
         # The copies of an expert share its tokens' weight, and with it the gradient.
         return self.width.gradients(tensor, self.axes, self.name, power=power).div_(self.expert_copy[1] ** power)
@@ -153,13 +156,18 @@ def origins_of(
     sources = layer_map(
         before.shape.num_hidden_layers, after.shape.num_hidden_layers, operator.depth, operator.placement
     )
+    unties = before.shape.tie_word_embeddings and not after.shape.tie_word_embeddings
     outside: tuple[list[tuple[str, Origin]], list[tuple[str, Origin]]] = ([], [])
+    head: Origin | None = None
     layers: dict[int, list[tuple[str, Place]]] = {}
     for name in _without_tied_aliases(parameters, architecture, before.shape):
         place = place_of(name, architecture)
         if place.layer is None:
-            origin = Origin(name, name, None, place.axes, False, False, (0, 1), width)
+            is_untied = unties and place.key == table.embedding
+            origin = Origin(name, name, None, place.axes, False, False, (0, 1), width, is_untied)
             outside[bool(layers)].append((name, origin))
+            if is_untied:
+                head = replace(origin, child_name=table.head, axes=table.outside[table.head])
         elif place.layer >= before.shape.num_hidden_layers:
             raise KinfolkError(
                 f"{name} is in layer {place.layer}, and the parent's shape has {before.shape.num_hidden_layers} layers",
@@ -181,7 +189,7 @@ def origins_of(
                     name, child_name, following, place.axes, is_new, table.is_exit(place.axes), (copy, copies), width
                 )
                 inside.append((child_name, origin))
-    return outside[0] + inside + outside[1]
+    return outside[0] + inside + outside[1] + ([(head.child_name, head)] if head else [])
 
 
 def _experts(expert: int | None, parent: Sizes, child: Sizes) -> list[tuple[int | None, int, int]]:

@@ -56,7 +56,8 @@ def changes_for(to: str) -> Changes:
     changes: Changes = {}
     for pair in to.split(","):
         field, sign, value = (part.strip() for part in pair.partition("="))
-        if not sign or not field or not value.isdecimal() or not int(value):
+        is_tie = field == "tie_word_embeddings" and value.lower() in ("true", "false")
+        if not sign or not field or not (is_tie or (value.isdecimal() and int(value))):
             raise KinfolkError(
                 f"{pair.strip()!r} is no FIELD=NUMBER, and {to!r} no folder or config.json",
                 where="--to",
@@ -64,7 +65,7 @@ def changes_for(to: str) -> Changes:
             )
         if field in changes:
             raise KinfolkError(f"{field} is given twice", where="--to", fix="give it once")
-        changes[field] = int(value)
+        changes[field] = value.lower() == "true" if is_tie else int(value)
     return changes
 
 
