@@ -89,6 +89,7 @@ def test_a_claim_that_does_not_hold_exits_with_1(source: Path, tmp_path: Path, m
     ("arguments", "where", "problem"),
     [
         (["--to", "hidden_size"], "--to", "no FIELD=NUMBER"),
+        (["--to", " "], "--to", "no FIELD=NUMBER"),
         (["--to", "hidden_size=64,hidden_size=64"], "--to", "twice"),
         (["--to", "hidden_size=-1"], "--to", "no FIELD=NUMBER"),
         (["--to", "hidden_size=16"], "--to: hidden_size", "cannot shrink"),

@@ -347,7 +347,8 @@ def test_a_damaged_source_is_refused_and_left_alone(damage: Any, message: str, s
     ("changes", "message", "fix"),
     [
         ({"hidden_size": 16}, "cannot shrink", "32"),
-        ({"hidden_sise": 64}, "nothing that grows", "hidden_size"),
+        ({"hidden_sise": 64}, "nothing that grows", "did you mean hidden_size"),
+        ({"max_position_embeddings": 4096}, "nothing that grows", "known: head_dim, hidden_size"),
         ({"hidden_size": 49, "num_attention_heads": 4}, "no multiple", "hidden_size 52"),
         ({"num_attention_heads": 5}, "KV heads", "query heads"),
         ({"vocab_size": 60}, "cannot shrink", "61"),
@@ -392,6 +393,19 @@ def test_a_disk_that_fills_up_leaves_nothing(source: Path, tmp_path: Path, monke
         return write(handle, data, at)
 
     monkeypatch.setattr(os, "pwrite", fills_up)
+    with pytest.raises(KinfolkError, match="disk is full"):
+        grow_checkpoint(source, tmp_path / "target", WIDER, NOISY)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("place", ["kinfolk.growth.compare._States.put", "kinfolk.growth.lineage.write"])
+def test_a_disk_that_fills_up_late_leaves_nothing(
+    place: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fills_up(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(place, fills_up)
     with pytest.raises(KinfolkError, match="disk is full"):
         grow_checkpoint(source, tmp_path / "target", WIDER, NOISY)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

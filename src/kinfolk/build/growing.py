@@ -13,7 +13,7 @@ from kinfolk.build.origin import grow_state, last_state, stage_config, verificat
 from kinfolk.build.run import open_run
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import load_family
-from kinfolk.growth.checkpoint import refuse_target
+from kinfolk.growth.checkpoint import refuse_target, told_when_full
 from kinfolk.growth.claims import what_breaks
 from kinfolk.growth.compare import ClaimError
 from kinfolk.growth.configs import Changes, child_config, child_sizes
@@ -64,7 +64,7 @@ def grow_stage(source: Path, target: Path, changes: Changes, operator: Operator,
         "versions": versions(),
     }
     target.parent.mkdir(parents=True, exist_ok=True)
-    with files.new_directory(target) as unfinished:
+    with told_when_full(), files.new_directory(target) as unfinished:
         position = replace(checkpoint.position_of(saved), step=0, seconds=0.0)
         checkpoint.save(unfinished / "checkpoints", tensors, position, alone())
         after.save_pretrained(unfinished)

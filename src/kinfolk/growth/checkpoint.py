@@ -4,6 +4,7 @@ Neither model is ever in memory. The target is written beside its final name and
 proof included, is as it should be; the source is only read.
 """
 
+import errno
 import os
 import shutil
 import threading
@@ -21,7 +22,7 @@ from kinfolk.growth.claims import describe, what_breaks
 from kinfolk.growth.configs import Changes, child_config, child_sizes, read_config
 from kinfolk.growth.grow import Origin, origins_of
 from kinfolk.growth.rows import blocks
-from kinfolk.growth.safetensors import FLOATS, Entry, Layout, Weights, WeightsWriter, disk_full
+from kinfolk.growth.safetensors import FLOATS, Entry, Layout, Weights, WeightsWriter
 from kinfolk.growth.sizes import Sizes, sizes_of_config
 from kinfolk.growth.tables import Place, grown_names, place_of, table_of, tied_alias
 from kinfolk.plan.stages import Operator
@@ -41,6 +42,8 @@ _COPIED_ALONG = (
     "generation_config.json",
     "LICENSE*",
 )
+
+_MAKE_ROOM = "free space there, or give another target"
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,18 @@ def refuse_target(target: Path, source: Path, needed: int) -> None:
     existing = next(folder for folder in target.resolve().parents if folder.is_dir())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise disk_full(needed, free)
+        raise KinfolkError(f"the target takes {needed:,} bytes, and {free:,} are free", fix=_MAKE_ROOM)
+
+
+@contextmanager
+def told_when_full() -> Iterator[None]:
+    """KinfolkError where a disk is full, whatever was being written; to be entered around what cleans up."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise KinfolkError("the disk is full; nothing was kept", fix=_MAKE_ROOM) from error
+        raise
 
 
 def write_weights(job: Job, folder: Path, progress: Progress = lambda what, done, total: None) -> None:

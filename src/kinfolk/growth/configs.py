@@ -59,7 +59,9 @@ def child_sizes(config: Any, changes: Changes, operator: Operator) -> Sizes:
         assert not isinstance(value, str)
         name = field if field in known else aliases.get(field, field)
         if name not in known:
-            raise KinfolkError(f"{field} is nothing that grows", where="--to", fix=did_you_mean(field, known, "known"))
+            listed = f"known: {', '.join(sorted(known))}"
+            fix = listed if hasattr(config, field) else did_you_mean(field, known, "known")
+            raise KinfolkError(f"{field} is nothing that grows", where="--to", fix=fix)
         named[name] = value
     try:
         child = with_fields(parent, named)

@@ -10,7 +10,16 @@ import torch
 
 from kinfolk import files
 from kinfolk.growth import lineage
-from kinfolk.growth.checkpoint import Job, Progress, copy_along, open_parent, prepare, refuse_target, write_weights
+from kinfolk.growth.checkpoint import (
+    Job,
+    Progress,
+    copy_along,
+    open_parent,
+    prepare,
+    refuse_target,
+    told_when_full,
+    write_weights,
+)
 from kinfolk.growth.compare import ClaimError, Comparison
 from kinfolk.growth.configs import Changes
 from kinfolk.growth.memory import peak_memory_bytes
@@ -79,7 +88,8 @@ def grow_checkpoint(
         refuse_target(target, source, job.target_bytes)
         target.parent.mkdir(parents=True, exist_ok=True)
         # Not flushed: what is made from a file that stays can be made again, and a disk may take minutes for it.
-        with files.new_directory(target, flush=False) as folder, ThreadPoolExecutor(1) as beside:
+        unfinished = files.new_directory(target, flush=False)
+        with told_when_full(), unfinished as folder, ThreadPoolExecutor(1) as beside:
             hashes = beside.submit(lineage.parent_hashes, parent)
             job.config.save_pretrained(folder)
             copy_along(source, folder)

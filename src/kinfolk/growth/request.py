@@ -51,7 +51,7 @@ def dynamics_with(optimizer: str) -> Dynamics:
 def changes_for(to: str) -> Changes:
     """What --to says: fields with their values, or the config.json of a model, or a folder that has one."""
     path = Path(to)
-    if path.is_dir() or path.suffix == ".json":
+    if to.strip() and (path.is_dir() or path.suffix == ".json"):
         return changes_to(read_config(path if path.is_dir() else path.parent))
     changes: Changes = {}
     for pair in to.split(","):

@@ -5,7 +5,6 @@ files into memory, where every page that was read counts as memory of the proces
 must do neither. What the library checks about a header is checked here as well, with messages for people.
 """
 
-import errno
 import json
 import math
 import os
@@ -234,22 +233,8 @@ class WeightsWriter:
 
     def _write(self, handle: int, view: memoryview, start: int) -> None:
         done = 0
-        try:
-            while done < len(view):
-                done += os.pwrite(handle, view[done:], start + done)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise disk_full() from error
-            raise
-
-
-def disk_full(needed: int | None = None, free: int | None = None) -> KinfolkError:
-    """What to say when there is no room for the target."""
-    if needed is None or free is None:
-        return KinfolkError("the disk is full; nothing was kept", fix="free space there, or give another target")
-    return KinfolkError(
-        f"the target takes {needed:,} bytes, and {free:,} are free", fix="free space there, or give another target"
-    )
+        while done < len(view):
+            done += os.pwrite(handle, view[done:], start + done)
 
 
 def _shards(folder: Path) -> list[tuple[Path, set[str]]]:
