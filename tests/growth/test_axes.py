@@ -4,8 +4,8 @@ from tiny_models import empty_model, shape
 from kinfolk.errors import KinfolkError
 from kinfolk.family.shapes import Architecture
 from kinfolk.growth.axes import Axis
+from kinfolk.growth.names import axes_of, in_layer, tied_alias
 from kinfolk.growth.sizes import axis_size
-from kinfolk.growth.tables import axes_of, in_layer, tied_alias
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.load import load_checkpoint
 from kinfolk.evaluate.loss import encode_documents, score
-from kinfolk.growth import product, rows, safetensors
+from kinfolk.growth import product, rows, safetensors_writer
 from kinfolk.growth.compare import compare
 from kinfolk.growth.grow import grow_weights
 from kinfolk.growth.live import grow_model
@@ -138,7 +138,7 @@ def test_the_same_command_gives_the_same_bytes(source: Path, tmp_path: Path) -> 
 def test_several_shards_and_dtypes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for dtype in (torch.float16, torch.bfloat16):
         source, target = save(tmp_path / f"{dtype}", dtype=dtype), tmp_path / f"{dtype} grown"
-        monkeypatch.setattr(safetensors, "SHARD_BYTES", 20_000)
+        monkeypatch.setattr(safetensors_writer, "SHARD_BYTES", 20_000)
         growth = grow_checkpoint(source, target, WIDER, NOISY)
         assert growth.passed
         index = json.loads((target / "model.safetensors.index.json").read_text())

@@ -24,8 +24,9 @@ from zoo import (
 from kinfolk.growth.axes import READERS, Axis
 from kinfolk.growth.grow import grow_moments, grow_weights
 from kinfolk.growth.grown_axes import GrownAxes
+from kinfolk.growth.names import place_of
 from kinfolk.growth.sizes import sizes_of_config, with_fields
-from kinfolk.growth.tables import place_of, table_of
+from kinfolk.growth.tables import table_of
 from kinfolk.plan.stages import Operator
 
 PLAIN = Operator(noise=0.0)

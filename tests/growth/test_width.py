@@ -22,9 +22,9 @@ from kinfolk.growth.axes import READERS, Axis
 from kinfolk.growth.claims import claims_preservation
 from kinfolk.growth.grow import grow_moments, grow_weights
 from kinfolk.growth.grown_axes import GrownAxes
+from kinfolk.growth.names import axes_of
 from kinfolk.growth.noise import Draws
 from kinfolk.growth.rows import ELEMENTS_PER_BLOCK, TensorRows
-from kinfolk.growth.tables import axes_of
 from kinfolk.growth.width import WidthGrowth
 from kinfolk.plan.stages import Operator
 

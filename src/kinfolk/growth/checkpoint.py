@@ -21,10 +21,12 @@ from kinfolk.errors import KinfolkError
 from kinfolk.growth.claims import describe, what_breaks
 from kinfolk.growth.configs import Changes, child_config, child_sizes, read_config
 from kinfolk.growth.grow import Origin, origins_of
+from kinfolk.growth.names import Place, grown_names, place_of, tied_alias
 from kinfolk.growth.rows import blocks
-from kinfolk.growth.safetensors import FLOATS, Entry, Layout, Weights, WeightsWriter
+from kinfolk.growth.safetensors import FLOATS, Entry, Weights
+from kinfolk.growth.safetensors_writer import Layout, WeightsWriter
 from kinfolk.growth.sizes import Sizes, sizes_of_config
-from kinfolk.growth.tables import Place, grown_names, place_of, table_of, tied_alias
+from kinfolk.growth.tables import table_of
 from kinfolk.plan.stages import Operator
 
 Progress = Callable[[str, int, int], None]

@@ -50,7 +50,7 @@ from kinfolk.growth.axes import Axes
 from kinfolk.growth.depth import layer_map
 from kinfolk.growth.grow import grow_moments
 from kinfolk.growth.grown_axes import AxisGrowth, GrownAxes
-from kinfolk.growth.tables import axes_of, in_layer
+from kinfolk.growth.names import axes_of, in_layer
 from kinfolk.plan.stages import Dynamics, Grow, Operator, Plan, Stage
 
 Vectors = tuple[Tensor | None, ...]

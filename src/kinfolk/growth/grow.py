@@ -16,9 +16,10 @@ from kinfolk.growth.axes import Axes, Axis
 from kinfolk.growth.claims import refuse_obstacles
 from kinfolk.growth.depth import layer_map
 from kinfolk.growth.maps import cyclic
+from kinfolk.growth.names import Place, grown_names, in_layer, place_of, tied_alias
 from kinfolk.growth.rows import Rows, TensorRows, blocks
 from kinfolk.growth.sizes import Sizes
-from kinfolk.growth.tables import Place, grown_names, in_layer, place_of, table_of, tied_alias
+from kinfolk.growth.tables import table_of
 from kinfolk.growth.width import WidthGrowth
 from kinfolk.plan.stages import Operator
 

@@ -23,7 +23,7 @@ from kinfolk.growth.checkpoint import (
 from kinfolk.growth.compare import ClaimError, Comparison
 from kinfolk.growth.configs import Changes
 from kinfolk.growth.memory import peak_memory_bytes
-from kinfolk.growth.tables import grown_names, tied_alias
+from kinfolk.growth.names import grown_names, tied_alias
 from kinfolk.plan.stages import Operator
 
 

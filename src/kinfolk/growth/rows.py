@@ -51,8 +51,8 @@ class TensorRows:
         return self.tensor[start:stop]
 
 
-def blocks(shape: tuple[int, ...], elements: int = ELEMENTS_PER_BLOCK) -> Iterator[tuple[int, int]]:
-    """Cut a tensor into ranges of rows of about as many elements each.
+def blocks(shape: tuple[int, ...], elements: int | None = None) -> Iterator[tuple[int, int]]:
+    """Cut a tensor into ranges of rows of about so many elements each, `ELEMENTS_PER_BLOCK` by default.
 
     >>> list(blocks((5, 100_000)))
     [(0, 2), (2, 4), (4, 5)]
@@ -60,7 +60,7 @@ def blocks(shape: tuple[int, ...], elements: int = ELEMENTS_PER_BLOCK) -> Iterat
     columns = 1
     for size in shape[1:]:
         columns *= size
-    step = max(1, elements // max(1, columns))
+    step = max(1, (elements or ELEMENTS_PER_BLOCK) // max(1, columns))
     return ((start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 
 

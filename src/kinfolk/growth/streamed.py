@@ -19,9 +19,10 @@ from transformers.pytorch_utils import Conv1D
 
 from kinfolk.errors import KinfolkError
 from kinfolk.growth.axes import Axis, parts
+from kinfolk.growth.names import tied_alias
 from kinfolk.growth.precision import computing_in
 from kinfolk.growth.safetensors import Entry
-from kinfolk.growth.tables import table_of, tied_alias
+from kinfolk.growth.tables import table_of
 from kinfolk.growth.torch_calls import CallsBy
 
 ELEMENTS_AT_ONCE = 1 << 22
