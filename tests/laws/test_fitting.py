@@ -1,5 +1,7 @@
 """Fits against published objectives, known parameters, and what must not change them."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -61,6 +63,21 @@ def test_objective_of_published_laws(name: str, value: float) -> None:
     size, tokens, loss = chinchilla_240()
     residuals = np.log(published_law(name).predict(size, tokens) / loss)
     assert objective_value("huber_log", residuals) == pytest.approx(value, abs=6e-9)
+
+
+def test_a_fit_and_a_bootstrap_are_fast() -> None:
+    """Processor seconds: a tenth for a fit, and a thousand resamples in a minute, by forty of them."""
+    runs = chinchilla_240()
+    law = fit(*runs).parameters
+    seconds = []
+    for _ in range(5):
+        began = time.process_time()
+        fit(*runs)
+        seconds.append(time.process_time() - began)
+    assert sorted(seconds)[2] < 0.1
+    began = time.process_time()
+    bootstrap(*runs, law, resamples=40)
+    assert (time.process_time() - began) * 1000 / 40 < 60
 
 
 def test_random_starts_find_nothing_better() -> None:

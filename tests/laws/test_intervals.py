@@ -10,7 +10,7 @@ from kinfolk.laws.backtest import backtest, backtest_document
 from kinfolk.laws.borrowed import ASSUMED, borrow
 from kinfolk.laws.fitting import FitResult, Parameters, fit
 from kinfolk.laws.identify import condition_number, identify, next_run
-from kinfolk.laws.intervals import bootstrap, calibrate
+from kinfolk.laws.intervals import bootstrap, calibrate, fitted_range
 from kinfolk.laws.published import published_law
 
 BESIROGLU = published_law("besiroglu")
@@ -122,7 +122,7 @@ def test_too_few_runs_are_not_calibrated() -> None:
     size, tokens, loss = noisy(0.01)
     assert calibrate(size[:9], tokens[:9], loss[:9]) is None
     with pytest.raises(KinfolkError, match="too few"):
-        backtest_document(size[:9], tokens[:9], loss[:9])
+        backtest_document(backtest(size[:9], tokens[:9], loss[:9]))
     with pytest.raises(KinfolkError, match="below"):
         backtest(size, tokens, loss, [1e30])
 
@@ -141,3 +141,20 @@ def test_the_assumed_width_holds_on_public_ladders() -> None:
             half = ASSUMED.half_width_at(np.log(compute[above] / compute[chosen].max()))
             inside.append(np.abs(np.log(loss[above] / law.predict(size[above], tokens[above]))) <= half)
     assert 0.85 <= np.concatenate(inside).mean() <= 0.99
+
+
+def test_intervals_widen_in_every_direction() -> None:
+    """The distance is the largest of four logarithms, so no direction leaves the fitted runs at the width inside."""
+    runs = fitted_range(np.array([1e8, 1e9]), np.array([2e9, 2e10]))  # 1.2e18 to 1.2e20 FLOPs, 20 tokens each
+    inside, far = runs.distance(3e8, 6e9), 10.0
+    assert inside == 0.0
+    for size, tokens in ((1e9 * far, 2e10 / far), (1e8 / far, 2e9 * far), (1e9, 2e10 * far), (1e8, 2e9 / far)):
+        assert runs.distance(size, tokens) >= np.log(far) * 0.999
+    assert runs.distance(1e10, 2e11) == pytest.approx(np.log(100))  # in compute, as before
+    assert runs.distance(1e10, 2e8) == pytest.approx(np.log(1000))  # in tokens per parameter
+    assert runs.distance(np.array([3e8, 1e10]), np.array([6e9, 2e11])).tolist() == pytest.approx([0, np.log(100)])
+    law = BESIROGLU
+    assert law.fitted is not None
+    low, high = law.interval(1e9, 2e10) or (0, 0)
+    wide_low, wide_high = law.interval(1e6, 1e13) or (0, 0)  # as dear as a run inside, and nothing like one
+    assert wide_high / wide_low > (high / low) ** 1.5

@@ -16,9 +16,10 @@ from test_fitting import TRUTH, design
 from typer.testing import CliRunner
 
 from kinfolk.cli.app import app
-from kinfolk.cli.laws_tables import with_error
 from kinfolk.errors import KinfolkError
 from kinfolk.laws.loss import load_law
+from kinfolk.laws.published import LAWS
+from kinfolk.laws.shown import with_error
 
 
 def laws(*arguments: object) -> str:
@@ -122,6 +123,10 @@ def test_predict_with_a_published_law() -> None:
         ("predict", "besiroglu", "--parameters", 1e9),
         ("predict", "besiroglu", "--parameters", 0, "--tokens", 1e9),
         ("predict", "besiroglu", "--parameters", "nan", "--tokens", 1e9),
+        ("predict", "besiroglu", "--parameters", 1, "--tokens", 20),
+        ("predict", "besiroglu", "--loss", 1.8),
+        ("predict", "besiroglu", "--loss", 2.2, "--tokens", 1e9),
+        ("predict", "besiroglu", "--loss", 2.2, "--parameters", 1e6),
         ("predict", "besiroglu", "--compute", 1e21, "--unique", 1e9),
         ("predict", "nobody", "--compute", 1e21),
         ("predict", "missing.json", "--compute", 1e21),
@@ -154,7 +159,18 @@ def test_unified_law_of_the_leaderboard(tmp_path: Path) -> None:
     path = tmp_path / "leaderboard.csv"
     path.write_text("\n".join([",".join(kept[0]), *(",".join(row.values()) for row in kept)]))
     columns = ("--parameters", "params_B", "--tokens", "train_tokens_T", "--loss", "bpc_avg")
-    assert "slope -0.0308, intercept 0.5727" in laws("fit", path, *columns, "--resamples", 0)
+    shown = laws("fit", path, *columns, "--resamples", 0)
+    assert "slope -0.0308 (95 %: -0.0343 to -0.0272), intercept 0.5727 (0.5584 to 0.5871)" in shown
+    assert "loss law" in shown  # the unified law never stands alone
+
+
+def test_predict_what_reaches_a_loss() -> None:
+    law = LAWS["besiroglu"]
+    least = json.loads(laws("predict", "besiroglu", "--loss", 2.2, "--json"))
+    assert least["loss"] == pytest.approx(2.2) and least["effective_compute"] == pytest.approx(1)
+    small = json.loads(laws("predict", "besiroglu", "--loss", 2.2, "--parameters", "3B", "--json"))
+    assert small["loss"] == pytest.approx(2.2) and small["tokens"] == law.tokens_for(2.2, 3e9)
+    assert small["compute"] > least["compute"] == pytest.approx(law.compute_for(2.2))
 
 
 def test_published_laws_are_listed_with_their_sources() -> None:
@@ -228,7 +244,7 @@ def test_an_error_in_a_process_of_its_own() -> None:
         (477.83, 117.0, "480 ± 120"),
         (0.34731, 0.0146, "0.347 ± 0.015"),
         (1.8172, None, "1.8"),
-        (2143.0, 1278.0, "2100 ± 1300"),
+        (2143.0, 1278.0, "2,100 ± 1,300"),
     ],
 )
 def test_digits_follow_the_error(value: float, error: float | None, shown: str) -> None:

@@ -267,3 +267,25 @@ def test_a_slip_in_one_loss_is_named(tmp_path: Path) -> None:
     loss[4] *= 1.3
     fitted = fit_runs(table(tmp_path, {"N": size, "D": tokens, "loss": loss}), resamples=0)
     assert any("far from the law" in finding and "line 6" in finding for finding in fitted.findings)
+
+
+def test_one_loss_for_all_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("params,tokens,loss\n1e8,2e9,3\n2e8,4e9,3\n4e8,8e9,3\n")
+    with pytest.raises(KinfolkError, match="in every row"):
+        read_runs([path], Choice())
+
+
+def test_unlike_recipes_at_one_point_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("params,tokens,loss\n1e8,2e9,3.3\n1e8,2e9,3.6\n2e8,4e9,3.1\n2e8,4e9,3.11\n")
+    assert any("2 points" in finding and "9%" in finding for finding in read_runs([path], Choice()).findings)
+    path.write_text("params,tokens,loss\n1e8,2e9,3.3\n1e8,2e9,3.31\n2e8,4e9,3.1\n")
+    assert not any("unlike recipes" in finding for finding in read_runs([path], Choice()).findings)
+
+
+def test_ways_of_counting_are_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("params,tokens,loss,convention\n1e8,2e9,3.3,all\n2e8,4e9,3.1,body\n")
+    with pytest.raises(KinfolkError, match="ways of counting parameters"):
+        read_runs([path], Choice())

@@ -73,17 +73,36 @@ def fit(
 @laws.command()
 def predict(
     law: Annotated[str, typer.Argument(metavar="LAW", help="A file that `laws fit` wrote, or a published law's name.")],
-    parameters: Annotated[float | None, typer.Option(help="Model size, counted as the law counts it.")] = None,
-    tokens: Annotated[float | None, typer.Option(help="Training tokens.")] = None,
-    compute: Annotated[float | None, typer.Option(help="6ND FLOPs to split optimally.")] = None,
-    unique: Annotated[float | None, typer.Option(help="Different tokens, if some are repeated.")] = None,
+    parameters: Annotated[
+        str | None, typer.Option(metavar="N", help="Model size, counted as the law counts it, as in 1e9 or 1B.")
+    ] = None,
+    tokens: Annotated[str | None, typer.Option(metavar="D", help="Training tokens, as in 2e10 or 20B.")] = None,
+    compute: Annotated[
+        float | None, typer.Option(metavar="FLOPS", help="6ND FLOPs to split optimally, instead of both.")
+    ] = None,
+    reach: Annotated[
+        float | None,
+        typer.Option("--loss", help="A loss to reach: by the least FLOPs, or by a model of --parameters."),
+    ] = None,
+    unique: Annotated[str | None, typer.Option(metavar="U", help="Different tokens, if some are repeated.")] = None,
     json_: JsonOption = False,
 ) -> None:
     """Forecast a loss with its interval, and what its split of compute costs against the optimal one."""
     from kinfolk.laws.choose import named_law
     from kinfolk.laws.forecast import predict_document
+    from kinfolk.plan.wish import parse_count
 
-    document = predict_document(named_law(law), parameters, tokens, compute, unique)
+    def count(text: str | None, where: str) -> float | None:
+        return None if text is None else parse_count(text, where, 1e3, 1e20)
+
+    document = predict_document(
+        named_law(law),
+        count(parameters, "--parameters"),
+        count(tokens, "--tokens"),
+        compute,
+        count(unique, "--unique"),
+        reach,
+    )
     if json_:
         print(json.dumps(document, indent=2, allow_nan=False))
         return
@@ -112,10 +131,11 @@ def backtest(
     """Hide the largest runs, forecast them from the smaller ones, and report the errors and what the intervals held."""
     table = _table(runs, where, counting, parameters=parameters, tokens=tokens, loss=loss, flops=flops)
     with progress("reading and fitting") as report:
+        from kinfolk.laws.backtest import backtest as hide_and_forecast
         from kinfolk.laws.backtest import backtest_document
         from kinfolk.laws.fitted import method_for
 
-        document = backtest_document(
+        splits = hide_and_forecast(
             table.parameters,
             table.tokens,
             table.loss,
@@ -124,7 +144,11 @@ def backtest(
             resamples=resamples,
             progress=lambda done, of: report("back-test", done, of),
         )
-    document |= {"source": table.source, "unit": table.unit, "findings": list(table.findings)}
+    document = backtest_document(splits) | {
+        "source": table.source,
+        "unit": table.unit,
+        "findings": list(table.findings),
+    }
     if json_:
         print(json.dumps(document, indent=2, allow_nan=False))
         return

@@ -8,7 +8,7 @@ import numpy as np
 
 from kinfolk.errors import KinfolkError
 from kinfolk.laws.borrowed import ASSUMED
-from kinfolk.laws.intervals import FREE, LEVEL, Method, Progress, bootstrap, calibrate
+from kinfolk.laws.intervals import FREE, LEVEL, Method, Progress, bootstrap, calibrate, fitted_range
 from kinfolk.laws.objectives import Array, Mask
 
 QUANTILES = (0.5, 0.6, 0.7, 0.8)
@@ -85,8 +85,8 @@ def _split(
     law = method.law(parameters[below], tokens[below], loss[below])
     calibration = calibrate(parameters[below], tokens[below], loss[below], method) or ASSUMED
     forecast = law.predict(parameters[above], tokens[above])
-    distance = np.log(compute[above] / compute[below].max())
-    half = calibration.half_width_at(np.maximum(distance, 0.0))
+    distance = fitted_range(parameters[below], tokens[below]).distance(parameters[above], tokens[above])
+    half = calibration.half_width_at(distance)
     errors = np.log(loss[above] / forecast)
     bootstrapped = None
     if resamples:
@@ -108,25 +108,14 @@ def _split(
     )
 
 
-def backtest_document(
-    parameters: Array,
-    tokens: Array,
-    loss: Array,
-    cuts: Sequence[float] | None = None,
-    *,
-    method: Method = FREE,
-    resamples: int = 0,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
+def backtest_document(splits: Sequence[Split]) -> dict[str, Any]:
     """A back-test as JSON: every split, and the coverage over all hidden runs together.
 
-    KinfolkError if there are too few runs to hide any.
+    KinfolkError if there is no split: then there were too few runs to hide any.
     """
-    splits = backtest(parameters, tokens, loss, cuts, method=method, resamples=resamples, progress=progress)
     if not splits:
         raise KinfolkError(
-            f"{len(loss)} runs are too few for a back-test",
-            fix=f"give at least {2 * method.fewest} runs of different compute",
+            "there are too few runs for a back-test", fix=f"give {2 * FREE.fewest} or more, of different compute"
         )
     hidden = sum(split.hidden for split in splits)
     bootstrapped = [split.bootstrap_covered for split in splits if split.bootstrap_covered is not None]

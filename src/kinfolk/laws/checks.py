@@ -22,6 +22,7 @@ _POPULATION = {
         *("evaluation", "evaluationset", "evalset", "evaldata", "evaldataset", "evalname", "eval", "valset", "valdata"),
         *("validationset", "validationdata", "heldout", "heldoutset", "testset", "testdata", "benchmark"),
     ),
+    "ways of counting parameters": ("convention", "counting", "countingrule", "parametercounting", "countedparameters"),
     "training data": ("dataset", "data", "corpus", "trainset", "traindata", "trainingdata", "trainingset"),
 }
 """Columns in which all runs of one law agree."""
@@ -140,6 +141,11 @@ def _compared(names: Sequence[str], arrays: Mapping[str, Array], columns: Mappin
                 "something else"
             )
     compute, loss = np.log(arrays["parameters"] * arrays["tokens"]), arrays["loss"]
+    if len(loss) >= 3 and np.ptp(loss) == 0:
+        raise KinfolkError(
+            f"column {columns['loss']!r} is {loss[0]:.6g} in every row", where=where, fix="name the losses with --loss"
+        )
+    findings += _scatter(arrays)
     if len(loss) >= 5 and np.ptp(loss) > 0 and np.ptp(compute) > 0 and np.corrcoef(compute, loss)[0, 1] > 0.3:
         findings.append(f"column {columns['loss']!r} rises with compute: is it a loss?")
     triples = list(zip(*(arrays[role].tolist() for role in ("parameters", "tokens", "loss")), strict=True))
@@ -147,6 +153,25 @@ def _compared(names: Sequence[str], arrays: Mapping[str, Array], columns: Mappin
     if repeated:
         findings.append(f"{lines(repeated)} have the same parameters, tokens and loss as another row; all are counted")
     return findings
+
+
+SCATTER = 0.01
+"""Share of the loss by which runs of one N and D may differ without a word: seeds do not differ by more."""
+
+
+def _scatter(arrays: Mapping[str, Array]) -> list[str]:
+    """A finding where runs of the same N and D end at different losses: then the recipes differ."""
+    losses: dict[tuple[float, float], list[float]] = {}
+    for size, tokens, loss in zip(*(arrays[role].tolist() for role in ("parameters", "tokens", "loss")), strict=True):
+        losses.setdefault((size, tokens), []).append(loss)
+    widest = max(max(found) / min(found) for found in losses.values()) - 1
+    if widest <= SCATTER:
+        return []
+    runs = sum(map(len, losses.values()))
+    return [
+        f"{runs} runs are at {len(losses)} points of N and D, and at one of them their losses differ by {widest:.0%}: "
+        "the law goes through the middle of unlike recipes; for that of good ones give the best run of each point"
+    ]
 
 
 def _refuse(wrong: Mask, names: Sequence[str], values: Array, column: str, where: str, problem: str, fix: str) -> None:

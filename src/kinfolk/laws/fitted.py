@@ -50,6 +50,7 @@ class LawFit:
     free: FitResult | None
     """The fit of all five numbers; None under five different runs."""
     fit_seconds: float | None
+    """Processor seconds of `free`."""
     best_random: float | None
     """The best objective of 20 random starts: the certificate of `free`."""
     identification: Identification
@@ -76,9 +77,9 @@ def fit_runs(
     """
     n, d, loss = table.parameters, table.tokens, table.loss
     lender = published_law(borrow_from)
-    began = time.perf_counter()
+    began = time.process_time()
     free = fit(n, d, loss) if _distinct(table) >= FEWEST_RUNS else None
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     found = _identification(table, free)
     findings = [*table.findings, *found.findings]
     if table.families is not None and len(set(table.families.tolist())) > 1:
@@ -155,7 +156,9 @@ def _distinct(table: RunTable) -> int:
 def _identification(table: RunTable, free: FitResult | None) -> Identification:
     if free is not None:
         return identify(table.parameters, table.tokens, free)
-    few = f"there are {_distinct(table)} different runs; five numbers need {FEWEST_RUNS} or more"
+    distinct = _distinct(table)
+    count = "is only 1 point" if distinct == 1 else f"are only {distinct} points"
+    few = f"there {count} of N and D; five numbers need {FEWEST_RUNS} or more"
     return Identification(None, False, False, (few,))
 
 
@@ -168,13 +171,14 @@ def _outliers(table: RunTable, residuals: Array) -> list[str]:
     spread = 1.4826 * float(np.median(np.abs(residuals)))
     limit = max(8 * spread, 0.02)
     far = [
-        f"{name} ({residual:+.1%})"
+        f"{name} ({np.expm1(residual):+.1%})"
         for name, residual in sorted(zip(table.names, residuals, strict=True), key=lambda pair: -abs(pair[1]))
         if abs(residual) > limit
     ]
     if not far or len(residuals) < 2 * FEWEST_RUNS:
         return []
-    return [f"{len(far)} runs lie far from the law: {', '.join(far[:3])}{' and more' if len(far) > 3 else ''}"]
+    runs = "1 run lies" if len(far) == 1 else f"{len(far)} runs lie"
+    return [f"{runs} far from the law: {', '.join(far[:3])}{' and more' if len(far) > 3 else ''}"]
 
 
 def _compute_only(table: RunTable, law: LossLaw) -> ComputeOnly:

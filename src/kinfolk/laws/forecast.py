@@ -23,22 +23,40 @@ def predict_document(
     tokens: float | None,
     compute: float | None = None,
     unique: float | None = None,
+    reach: float | None = None,
 ) -> dict[str, Any]:
     """A law's forecast at N `parameters` and D `tokens`, or at the optimal split of `compute`, as JSON.
 
-    With `unique` tokens fewer than `tokens`, repetitions count for less. KinfolkError for values that are not positive
-    or do not go together.
+    `reach` is a loss to be reached instead: by `parameters` on the tokens that takes, or by the least compute. With
+    `unique` tokens fewer than `tokens`, repetitions count for less. KinfolkError for values that are not positive or do
+    not go together.
     """
-    for name, value in (("parameters", parameters), ("tokens", tokens), ("compute", compute), ("unique", unique)):
+    for name, value in (
+        ("parameters", parameters),
+        ("tokens", tokens),
+        ("compute", compute),
+        ("unique", unique),
+        ("loss", reach),
+    ):
         if value is not None and not 0 < value < 1e40:
             raise KinfolkError(f"{value:g} is not a positive number", where=f"--{name}", fix="give a plain count")
+    if reach is not None and (tokens is not None or compute is not None or unique is not None):
+        raise KinfolkError(
+            "a loss to be reached says what the tokens and the compute are",
+            where="--loss",
+            fix="give it alone, or with --parameters",
+        )
+    if reach is not None and parameters is not None:
+        tokens = law.tokens_for(reach, parameters)
+    elif reach is not None:
+        compute = law.compute_for(reach)
     if compute is not None and parameters is None and tokens is None:
         best = law.optimum(compute)
         parameters, tokens = best.parameters, best.tokens
     if parameters is None or tokens is None or (compute is not None and unique is not None):
         raise KinfolkError(
             "it is not clear what to forecast",
-            fix="give --parameters and --tokens (and --unique if some repeat), or --compute alone",
+            fix="give --parameters and --tokens (and --unique if some repeat), or --compute or --loss alone",
         )
     worth = tokens if unique is None else effective_tokens(tokens, unique)
     if law.calibration is not None and law.fitted is not None:

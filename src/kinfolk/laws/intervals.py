@@ -75,8 +75,8 @@ def fitted_range(parameters: Array, tokens: Array) -> FittedRange:
 def calibrate(parameters: Array, tokens: Array, loss: Array, method: Method = FREE) -> Calibration | None:
     """The width of 90 % intervals by rolling hold-out on runs of shape (run,); None if they are too few.
 
-    k is the 90th percentile of |ln(loss / forecast)| over the runs above each cut, d9 that of their distance
-    ln(C / largest C below the cut). An interval at distance d has the half-width k max(1, (1 + d) / (1 + d9)).
+    k is the 90th percentile of |ln(loss / forecast)| over the runs above each cut, d9 that of their distance from the
+    runs below it. An interval at distance d has the half-width k max(1, (1 + d) / (1 + d9)).
     """
     compute = 6 * parameters * tokens
     errors, distances = [], []
@@ -87,7 +87,7 @@ def calibrate(parameters: Array, tokens: Array, loss: Array, method: Method = FR
         law = method.law(parameters[below], tokens[below], loss[below])
         above = ~below
         errors.append(np.abs(np.log(loss[above] / law.predict(parameters[above], tokens[above]))))
-        distances.append(np.log(compute[above] / compute[below].max()))
+        distances.append(fitted_range(parameters[below], tokens[below]).distance(parameters[above], tokens[above]))
     hidden = sum(map(len, errors))
     if hidden < FEWEST_HIDDEN:
         return None

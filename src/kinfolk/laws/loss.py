@@ -49,8 +49,19 @@ class FittedRange(_Record):
         return all(low * (1 - slack) <= value <= high * (1 + slack) for value, (low, high) in pairs)
 
     def distance(self, parameters: Value, tokens: Value) -> Value:
-        """ln(C / largest fitted C), zero within the fitted compute: how far a forecast reaches."""
-        return np.maximum(0.0, np.log(6.0 * parameters * tokens / self.compute[1]))  # type: ignore[no-any-return]
+        """How far a point lies outside the fitted runs: the largest of its logarithmic distances from their ranges of
+        compute, parameters, tokens, and tokens per parameter, each zero inside its range.
+
+        For runs that grow in size and data together it is ln(C / largest fitted C).
+        """
+        ranges = (
+            (6.0 * parameters * tokens, self.compute),
+            (parameters, self.parameters),
+            (tokens, self.tokens),
+            (tokens / parameters, self.ratio),
+        )
+        outside = [part for value, (low, high) in ranges for part in (np.log(value / high), np.log(low / value))]
+        return np.maximum(0.0, np.max(outside, axis=0))  # type: ignore[no-any-return]
 
 
 class Calibration(_Record):
@@ -60,7 +71,8 @@ class Calibration(_Record):
     half_width: float = Field(gt=0)
     """Of ln loss: what `level` of the hidden runs' errors stayed below."""
     reach: float = Field(ge=0)
-    """ln(C / largest fitted C) up to which `half_width` was measured; beyond, the interval widens in proportion."""
+    """Distance (`FittedRange.distance`) up to which `half_width` was measured; beyond, the interval widens in
+    proportion."""
     hidden_runs: int
     """Errors that it was measured on; 0 if it is an assumption."""
     basis: Literal["rolling hold-out", "assumed"]
@@ -69,7 +81,7 @@ class Calibration(_Record):
     coverage_runs: int = 0
 
     def half_width_at(self, distance: Value) -> Value:
-        """Half the interval, of ln loss, at a distance of ln(C / largest fitted C)."""
+        """Half the interval, of ln loss, at a distance from the fitted runs (`FittedRange.distance`)."""
         return self.half_width * np.maximum(1.0, (1.0 + distance) / (1.0 + self.reach))  # type: ignore[no-any-return]
 
 

@@ -97,7 +97,7 @@ def _table(
     whole = [index for index in range(len(rows)) if all(column[index] is not None for column in values.values())]
     missing = [rows[index].name for index in range(len(rows)) if index not in set(whole)]
     if missing:
-        odd.append(f"{lines(missing)} lack a value and are left out")
+        odd.append(f"{lines(missing)}: no value, left out")
     if not whole:
         raise KinfolkError(
             f"no row has a value in every one of {', '.join(map(repr, columns.values()))}",
