@@ -100,7 +100,7 @@ def _seconds_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-@pytest.mark.parametrize("command", ["design", "plan", "build", "evaluate", "report", "laws", "schedule", "doctor"])
+@pytest.mark.parametrize("command", ["plan", "build", "evaluate", "report", "laws", "schedule", "doctor"])
 def test_every_command_has_help(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -112,7 +112,6 @@ def test_every_command_has_help(command: str) -> None:
     [
         ("--help",),
         ("plan", "--help"),
-        ("design", "--help"),
         ("laws", "fit", "--help"),
         ("plan", "nowhere"),
         ("doctor", "nowhere"),
@@ -125,7 +124,7 @@ def test_nothing_heavy_is_imported_for_help_and_for_errors(arguments: tuple[str,
     assert not modules & {"torch", "transformers", "tokenizers", "numpy", "plotly", "pyarrow"}
 
 
-@pytest.mark.parametrize("arguments", [("paln", "tiny"), ("plan",), ("plan", "tiny", "--colour"), ("evaluate",)])
+@pytest.mark.parametrize("arguments", [("paln", "tiny"), ("build",), ("plan", "tiny", "--colour"), ("evaluate",)])
 def test_wrong_usage(arguments: tuple[str, ...]) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2

@@ -46,7 +46,7 @@ def test_the_strategies_side_by_side(tmp_path: Path) -> None:
     ]
     assert all(row["gpu_seconds"] > 0 and row["total"]["matmul"] > 0 for row in rows)
     assert rows[1]["cost"]["matmul"] == pytest.approx(0.5, abs=0.02)
-    table = said("plan", "paper-1b-8b", "--compare", "--train-tokens", "1000000000")
+    table = said("plan", "paper-1b-8b", "--compare", "--unique-tokens", "1000000000")
     for word in ("independent", "progressive", "trunk", "4, all", "75.2%", "decay_share 0.2", "times the 1e+09 tokens"):
         assert word in table, word
     bare = tmp_path / "bare.yaml"

@@ -76,3 +76,10 @@ def test_a_lineage_spends_exactly_its_members_budget(
     spent = six_nd(parameters, stage_tokens(tokens, parameters, parent, credit=1.0)) + parent
     assert spent == pytest.approx(six_nd(parameters, tokens), rel=1e-9, abs=parent * 1e-9)
     assert stage_tokens(tokens, parameters, parent, credit=0.0) == pytest.approx(tokens, rel=1e-12)
+
+
+def test_flops_of_a_billion() -> None:
+    """laws.md, section 10: 6 N_matmul and the attention of a full context."""
+    sizes = shape(16, 2048, 16, 4, 128, 8192, False)
+    assert matmul_flops_per_token(sizes, 32_000, 2048) == pytest.approx(7.03699e9, rel=1e-6)
+    assert matmul_flops_per_token(sizes, 32_000, 0) == pytest.approx(6.23169e9, rel=1e-6)

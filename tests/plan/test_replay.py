@@ -46,6 +46,18 @@ def test_on_a_ladder_that_follows_a_law_nothing_is_regretted(tmp_path: Path) -> 
         assert made["forecast"] == pytest.approx(made["best_loss"], rel=1e-3)
 
 
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    path = ladder(tmp_path / "runs.csv")
+    plain = json.loads(replay(path, "--json"))
+    text = path.read_text().replace("params,tokens,loss", "size,seen,final nats")
+    other = tmp_path / "other.csv"
+    other.write_text(text)
+    columns = ("--parameters", "size", "--tokens", "seen", "--loss", "final nats")
+    assert json.loads(replay(other, *columns, "--json"))["decisions"] == plain["decisions"]
+    result = CliRunner().invoke(app, ["plan", "--replay", str(other)])
+    assert isinstance(result.exception, KinfolkError) and "--parameters COLUMN" in result.exception.fix
+
+
 def test_a_wrong_decision_is_regretted(tmp_path: Path) -> None:
     document = json.loads(replay(ladder(tmp_path / "runs.csv", spoil=True), "--below", 1e20, "--json"))
     for made in document["decisions"]:
@@ -84,6 +96,6 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, arguments: tuple[str, ..
     assert said in str(result.exception) and result.stdout == ""
 
 
-def test_a_plan_needs_a_family() -> None:
+def test_there_must_be_something_to_plan() -> None:
     result = CliRunner().invoke(app, ["plan"])
-    assert result.exit_code == 2 and "kinfolk design" in result.stderr
+    assert isinstance(result.exception, KinfolkError) and "--budget" in str(result.exception)

@@ -1,4 +1,4 @@
-"""kinfolk plan"""
+"""kinfolk plan: of a family file, from a budget, or replayed on a public ladder"""
 
 import json
 from pathlib import Path
@@ -6,84 +6,254 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kinfolk.cli.options import (
-    BytesOption,
-    JsonOption,
-    LawOption,
-    SetOption,
-    StrategyOption,
-    with_strategy,
-)
+from kinfolk.cli.options import BytesOption, JsonOption, LawOption, StrategyOption, with_strategy
+from kinfolk.cli.plan_budget import BudgetOptions, plan_budget
+from kinfolk.errors import KinfolkError
 
 if TYPE_CHECKING:
-    from kinfolk.family.spec import Family
+    from kinfolk.family.load import LoadedFamily
+    from kinfolk.plan.machines import Machines
 
-
-REPLAY = "Replay of decisions"
+FILE, BUDGET, WANTED = "With a family file", "From a budget (one of these)", "What a budget is to buy"
+LIMITS, OUTPUT = "What limits a budget", "What a budget's plan is written to"
+MACHINES, REPLAY = "Machines", "Replay of decisions"
 
 
 def plan(
+    context: typer.Context,
     family: Annotated[
-        str | None, typer.Argument(metavar="FAMILY", help="A family file, or the name of a preset.")
+        str | None,
+        typer.Argument(metavar="FAMILY", help="A family file, or the name of a preset; none to have one made."),
     ] = None,
     strategy: StrategyOption = None,
-    gpu: Annotated[str, typer.Option(help="GPU of the time estimate.")] = "H100",
-    utilisation: Annotated[float, typer.Option(help="Share of the GPU's peak that training reaches.")] = 0.4,
+    unique_tokens: Annotated[
+        str | None, typer.Option(metavar="TOKENS", help="Different tokens of training data at hand.")
+    ] = None,
     law: LawOption = [],  # noqa: B006 (typer copies it)
     bytes_per_token: BytesOption = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Every strategy, with and without patches.")] = False,
-    train_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of the training data, to be warned of repeating them.")
+    json_: JsonOption = False,
+    budget: Annotated[
+        str | None, typer.Option(metavar="FLOPS", help="Training FLOPs, counted as 6ND.", rich_help_panel=BUDGET)
     ] = None,
+    gpu_hours: Annotated[float | None, typer.Option(help="Hours of one GPU.", rich_help_panel=BUDGET)] = None,
+    money: Annotated[float | None, typer.Option(help="Money, at --price a GPU-hour.", rich_help_panel=BUDGET)] = None,
+    sizes: Annotated[
+        str | None, typer.Option(help="Wanted sizes, as in 1B,2B,4B; by default a sweep.", rich_help_panel=WANTED)
+    ] = None,
+    members: Annotated[int, typer.Option(help="Members of the sweep.", rich_help_panel=WANTED)] = 3,
+    ratio: Annotated[float, typer.Option(help="Between neighbouring sizes.", rich_help_panel=WANTED)] = 2.0,
+    smallest: Annotated[str | None, typer.Option(help="Least parameters.", rich_help_panel=WANTED)] = None,
+    largest: Annotated[str | None, typer.Option(help="Most parameters.", rich_help_panel=WANTED)] = None,
+    credit: Annotated[
+        float, typer.Option(help="Share of a parent's FLOPs that growth keeps.", rich_help_panel=WANTED)
+    ] = 1.0,
+    patch: Annotated[
+        int | None, typer.Option(help="Tokens in a patch, for a patch part.", rich_help_panel=WANTED)
+    ] = None,
+    patch_share: Annotated[
+        float | None, typer.Option(help="Share of the tokens read in patches.", rich_help_panel=WANTED)
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Most passes over the unique tokens.", rich_help_panel=WANTED)] = 4.0,
+    vocabulary: Annotated[int | None, typer.Option(help="Entries of the tokenizer.", rich_help_panel=WANTED)] = None,
+    context_length: Annotated[
+        int | None, typer.Option("--context", help="Context length.", rich_help_panel=WANTED)
+    ] = None,
+    architecture: Annotated[str, typer.Option(help="llama or qwen3.", rich_help_panel=WANTED)] = "llama",
+    weights: Annotated[
+        str | None, typer.Option(help="What each member's loss counts, as in 1,1,2.", rich_help_panel=LIMITS)
+    ] = None,
+    growth: Annotated[
+        float, typer.Option(help="Least compute over the member before; 0 for no such limit.", rich_help_panel=LIMITS)
+    ] = 1.5,
+    fewest: Annotated[
+        float, typer.Option(help="Fewest tokens per parameter; 0 for no such limit.", rich_help_panel=LIMITS)
+    ] = 20.0,
+    most: Annotated[
+        float, typer.Option(help="Most tokens per parameter; 0 for no such limit.", rich_help_panel=LIMITS)
+    ] = 60.0,
+    served: Annotated[
+        str | None,
+        typer.Option(help="Tokens each member will serve, paid from the budget.", rich_help_panel=LIMITS),
+    ] = None,
+    deadline: Annotated[float | None, typer.Option(help="Most hours of training.", rich_help_panel=LIMITS)] = None,
+    memory: Annotated[float | None, typer.Option(help="Most GB of each GPU.", rich_help_panel=LIMITS)] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The family file, to be edited or built.", rich_help_panel=OUTPUT),
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A page with plots.", rich_help_panel=OUTPUT)
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="Kind of GPU.", rich_help_panel=MACHINES)] = "H100",
+    gpus: Annotated[int, typer.Option(help="GPUs that train one model.", rich_help_panel=MACHINES)] = 1,
+    utilisation: Annotated[
+        float, typer.Option(help="Share of the GPU's peak that training reaches.", rich_help_panel=MACHINES)
+    ] = 0.4,
+    price: Annotated[float | None, typer.Option(help="Money for a GPU-hour.", rich_help_panel=MACHINES)] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Every strategy, with and without patches.", rich_help_panel=FILE)
+    ] = False,
+    set_: Annotated[
+        list[str],
+        typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of the file.", rich_help_panel=FILE),
+    ] = [],  # noqa: B006
     replay: Annotated[
         Path | None,
         typer.Option(metavar="LADDER", help="Replay decisions on a table of runs instead.", rich_help_panel=REPLAY),
     ] = None,
-    where: Annotated[
-        list[str], typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value.", rich_help_panel=REPLAY)
-    ] = [],  # noqa: B006
+    parameters: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of model sizes.", rich_help_panel=REPLAY)
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of training tokens.", rich_help_panel=REPLAY)
+    ] = None,
     loss: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of losses.", rich_help_panel=REPLAY)
     ] = None,
+    flops: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of 6ND, if there are no tokens.", rich_help_panel=REPLAY),
+    ] = None,
+    where: Annotated[
+        list[str], typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value.", rich_help_panel=REPLAY)
+    ] = [],  # noqa: B006
     below: Annotated[
         float | None,
         typer.Option(metavar="FLOPS", help="Fit runs below this; by default the cheaper half.", rich_help_panel=REPLAY),
     ] = None,
-    set_: SetOption = [],  # noqa: B006 (typer copies it)
-    json_: JsonOption = False,
 ) -> None:
-    """Show every stage of a family's plan, its cost and saving, and the loss that each member is forecast to reach."""
+    """From a budget to a family, or every stage of a family file: costs, savings, and forecast losses.
+
+    `kinfolk plan --budget 1e21` makes a family for a budget, `kinfolk plan FAMILY` shows the plan of a family file, and
+    with both the family is held against the budget.
+    """
+    options = BudgetOptions(
+        budget=budget,
+        gpu_hours=gpu_hours,
+        money=money,
+        sizes=sizes,
+        members=members,
+        ratio=ratio,
+        smallest=smallest,
+        largest=largest,
+        credit=credit,
+        patch=patch,
+        patch_share=patch_share,
+        vocabulary=vocabulary,
+        context=context_length,
+        architecture=architecture,
+        weights=weights,
+        growth=growth,
+        fewest=fewest,
+        most=most,
+        epochs=epochs,
+        served=served,
+        deadline=deadline,
+        memory=memory,
+        write=write,
+        page=page,
+    )
     if replay is not None:
-        _replay(replay, where, loss, below, json_)
+        _only(context, {REPLAY}, "--replay decides on a table of runs", and_shared=("json_",))
+        _replay(replay, where, below, json_, parameters=parameters, tokens=tokens, loss=loss, flops=flops)
         return
+    if family is None and not options.given:
+        raise KinfolkError(
+            "there is nothing to plan",
+            fix="give a family file, a preset, or a budget: --budget FLOPS, --gpu-hours HOURS, or --money and --price",
+        )
+    from kinfolk.plan.machines import Machines
+
+    machines = Machines(gpu, utilisation, gpus, price)
     if family is None:
-        raise typer.BadParameter("there is none; `kinfolk design` makes one from a budget", param_hint="FAMILY")
+        allowed, because = (
+            {BUDGET, WANTED, LIMITS, OUTPUT, MACHINES},
+            "without a family file one is made for the budget",
+        )
+    elif options.given:
+        allowed, because = {BUDGET, LIMITS, OUTPUT, MACHINES, FILE}, "the family file says what it is; --set changes it"
+    else:
+        allowed, because = {MACHINES, FILE}, "it belongs to a budget, and none is given"
+    _only(context, allowed, because)
+    loaded = _load(family, set_, strategy) if family is not None else None
+    if options.given:
+        if compare:
+            raise KinfolkError(
+                "a budget's plan compares the strategies already", where="--compare", fix="leave one of the two out"
+            )
+        plan_budget(options, loaded, strategy, unique_tokens, machines, law, bytes_per_token, json_)
+        return
+    assert loaded is not None
+    unique = _count(unique_tokens)
+    if compare:
+        _compare(loaded, unique, machines, json_)
+    else:
+        _show(loaded, unique, machines, law, bytes_per_token, json_)
+
+
+def _only(context: typer.Context, panels: set[str], because: str, and_shared: tuple[str, ...] | None = None) -> None:
+    """KinfolkError for an option that was typed although it plays no part here, which would be passed over silently.
+
+    Options without a panel are shared by all; with `and_shared` only these of them are.
+    """
+    for parameter in context.command.params:
+        name, panel = parameter.name or "", getattr(parameter, "rich_help_panel", None)
+        source = context.get_parameter_source(name)
+        typed = source is not None and source.name == "COMMANDLINE"
+        shared = panel is None and (and_shared is None or name in and_shared)
+        if typed and not shared and panel not in panels:
+            shown = parameter.opts[0] if parameter.opts[0].startswith("-") else name.upper()
+            raise KinfolkError(f"plays no part here: {because}", where=shown, fix="leave it out")
+
+
+def _load(family: str, set_: list[str], strategy: str | None) -> "LoadedFamily":
+    from dataclasses import replace
+
     from kinfolk.family.load import load_family
 
-    # The family first: a mistake in it is told before anything heavy is imported.
+    # A mistake in the family is told before anything heavy is imported.
     loaded = load_family(family, with_strategy(set_, strategy))
 
     from kinfolk.data.tokenizer import with_vocabulary
+
+    return replace(loaded, family=with_vocabulary(loaded))
+
+
+def _count(unique_tokens: str | None) -> int | None:
+    from kinfolk.plan.wish import parse_count
+
+    return None if unique_tokens is None else round(parse_count(unique_tokens, "--unique-tokens", 1, 1e17))
+
+
+def _show(
+    loaded: "LoadedFamily",
+    unique: int | None,
+    machines: "Machines",
+    law: list[str],
+    bytes_per_token: float | None,
+    json_: bool,
+) -> None:
     from kinfolk.growth.claims import refuse_plan
     from kinfolk.laws.choose import choose_law
     from kinfolk.plan.document import plan_document
-    from kinfolk.plan.machines import gpu_seconds
     from kinfolk.plan.strategies import plan_family
 
-    family_ = with_vocabulary(loaded)
-    if compare:
-        _compare(family_, loaded.origin, train_tokens, gpu, utilisation, json_)
-        return
-    plan_ = plan_family(family_, loaded.origin)
-    refuse_plan(plan_, family_.model.architecture)
-    document = plan_document(family_, plan_, train_tokens, choose_law(law, bytes_per_token))
-    for stage in document["stages"]:
-        stage["gpu_seconds"] = gpu_seconds(_best_flops(stage["flops"]), gpu, utilisation)
+    family = loaded.family
+    plan_ = plan_family(family, loaded.origin)
+    refuse_plan(plan_, family.model.architecture)
+    document = plan_document(family, plan_, unique, choose_law(law, bytes_per_token))
     rate = _this_machine()
     for stage in document["stages"]:
-        stage["machine_seconds"] = _best_flops(stage["flops"]) / rate
-    document["gpu"] = {"name": gpu, "utilisation": utilisation, "seconds": _sum(document, "gpu_seconds")}
+        best = _best_flops(stage["flops"])
+        stage["gpu_seconds"], stage["machine_seconds"] = machines.seconds(best), best / rate
+    document["gpu"] = {
+        "name": machines.gpu,
+        "utilisation": machines.utilisation,
+        "seconds": _sum(document, "gpu_seconds"),
+    }
     document["machine"] = {"flops_per_second": rate, "seconds": _sum(document, "machine_seconds")}
+    document["machines"] = machines.to_dict()
+    document["cost"] = {**document["total"], **machines.cost(_best_flops(document["total"]))}
     if json_:
         print(json.dumps(document, indent=2, allow_nan=False))
     else:
@@ -92,13 +262,13 @@ def plan(
         print_plan(document)
 
 
-def _replay(ladder: Path, where: list[str], loss: str | None, below: float | None, json_: bool) -> None:
+def _replay(ladder: Path, where: list[str], below: float | None, json_: bool, **columns: str | None) -> None:
     from kinfolk.cli.options import conditions
     from kinfolk.laws.columns import Choice
     from kinfolk.laws.runs import read_runs
     from kinfolk.plan.replay import replay
 
-    document = replay(read_runs([ladder], Choice(loss=loss), only=conditions(where)), below)
+    document = replay(read_runs([ladder], Choice(**columns), only=conditions(where)), below)
     if json_:
         print(json.dumps(document, indent=2, allow_nan=False))
         return
@@ -107,23 +277,20 @@ def _replay(ladder: Path, where: list[str], loss: str | None, below: float | Non
     print_replay(document)
 
 
-def _compare(
-    family: "Family", origin: str, train_tokens: int | None, gpu: str, utilisation: float, json_: bool
-) -> None:
+def _compare(loaded: "LoadedFamily", unique: int | None, machines: "Machines", json_: bool) -> None:
     from kinfolk.plan.compare import compare_strategies
-    from kinfolk.plan.machines import gpu_seconds
 
-    rows = compare_strategies(family, origin, train_tokens)
-    possible = [row for row in rows if row["refused"] is None]
-    for row in possible:
-        row["gpu_seconds"] = gpu_seconds(_best_flops(row["total"]), gpu, utilisation)
+    rows = compare_strategies(loaded.family, loaded.origin, unique)
+    for row in rows:
+        if row["refused"] is None:
+            row["gpu_seconds"] = machines.seconds(_best_flops(row["total"]))
     if json_:
-        document = {"family": family.name, "gpu": {"name": gpu, "utilisation": utilisation}, "rows": rows}
-        print(json.dumps(document, indent=2, allow_nan=False))
+        gpu = {"name": machines.gpu, "utilisation": machines.utilisation}
+        print(json.dumps({"family": loaded.family.name, "gpu": gpu, "rows": rows}, indent=2, allow_nan=False))
     else:
         from kinfolk.cli.plan_tables import print_comparison
 
-        print_comparison(family.name, rows, f"{gpu} @ {utilisation:.0%}")
+        print_comparison(loaded.family.name, rows, f"{machines.gpu} @ {machines.utilisation:.0%}")
 
 
 def _best_flops(flops: dict[str, Any]) -> float:

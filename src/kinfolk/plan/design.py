@@ -56,6 +56,8 @@ class Design:
     """budget, deadline, growth, fewest, most, read, memory, smallest, largest."""
     sweep: tuple[tuple[float, float], ...]
     """Largest size and weighted mean loss of every ladder that was possible."""
+    given: bool = False
+    """Whether the family came from a file and is only held against the wish."""
 
 
 def design(wish: Wish, chosen: ChosenLaw) -> Design:
@@ -88,6 +90,41 @@ def design(wish: Wish, chosen: ChosenLaw) -> Design:
     if wish.sizes is None and largest <= min(size for size, _ in sweep) and wish.smallest:
         binding.append("smallest")
     return Design(wish, family, plan_family(family), best.vocabulary, tuple(binding), tuple(sweep))
+
+
+def hold(family: Family, wish: Wish, origin: str | None = None) -> Design:
+    """A family that is given, beside a wish (with `wishes_of` the family) whose limits it may keep or break."""
+    return Design(wish, family, plan_family(family, origin), family.embedding_rows, (), (), given=True)
+
+
+def wishes_of(family: Family, origin: str) -> dict[str, Any]:
+    """The fields of a `Wish` that a family has settled; KinfolkError for one whose cost in hours nobody can tell."""
+    sizes: list[float] = []
+    for index, member in enumerate(family.members):
+        if member.shape is None:
+            raise KinfolkError(
+                f"{member.name} has no shape, only a number of parameters: what it costs in hours is not known",
+                where=f"{origin}: members[{index}]",
+                fix="give every member a shape, or leave the budget out",
+            )
+        size = parameter_count(member.shape, family.embedding_rows, family.model.architecture).total
+        if sizes and size < 1.05 * sizes[-1]:
+            raise KinfolkError(
+                f"{member.name} is not larger than the member before it by 5 %",
+                where=f"{origin}: members[{index}]",
+                fix="order members from small to large, or leave the budget out",
+            )
+        sizes.append(float(size))
+    return {
+        "sizes": tuple(sizes),
+        "strategy": family.strategy,
+        "credit": family.parent_credit,
+        "patch": family.patch,
+        "epochs": family.recipe.max_epochs,
+        "vocabulary": family.embedding_rows,
+        "context": family.model.context_length,
+        "architecture": family.model.architecture,
+    }
 
 
 def _ladders(wish: Wish) -> Iterator[tuple[float, ...]]:

@@ -1,5 +1,8 @@
 """A designed family as JSON: every member with its prices, what held the design, and what it costs in every unit."""
 
+import math
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from kinfolk.errors import KinfolkError
@@ -13,51 +16,45 @@ from kinfolk.plan.credit import loss_matched_credits
 from kinfolk.plan.design import Design, serving_flops
 from kinfolk.plan.document import plan_document
 from kinfolk.plan.family_file import family_fields
-from kinfolk.plan.machines import ENERGY_OVERHEAD, GPU_MEMORY
+from kinfolk.plan.machines import GPU_MEMORY
 from kinfolk.plan.memory import memory_by_part
+from kinfolk.plan.wish import plain
 
 
 def design_document(made: Design, chosen: ChosenLaw) -> dict[str, Any]:
-    """What `kinfolk design --json` prints."""
+    """What `kinfolk plan --budget ... --json` prints: the plan's document, and with it what was chosen and why."""
     wish, family = made.wish, made.family
     unique = None if wish.unique_tokens is None else round(wish.unique_tokens)
     plan = plan_document(family, made.plan, unique, chosen)
     forecasts = {member["member"]: member for member in plan["forecast"]["members"]}
     members = [_member(made, index, forecasts[member.name], chosen.law) for index, member in enumerate(family.members)]
     served = serving_flops(wish, [family.parameters(member) for member in family.members])
-    spent = plan["total"][wish.budget.counting]
+    spent = plan["total"][wish.budget.counting] + served
     weights = wish.weights or (1.0,) * len(members)
     credits = _credits(made, members, chosen.law)
     losses = [member["forecast"]["loss"] for member in members]
     known = [loss for loss in losses if loss is not None]
-    return {
+    constraints = _constraints(made, plan, members, spent)
+    return plan | {
         "budget": {
             "given": wish.budget.given,
             "flops": wish.budget.flops,
             "counting": wish.budget.counting,
-            "spent": spent + served,
+            "spent": spent,
             "serving": served,
-            "left_share": max(0.0, 1 - (spent + served) / wish.budget.flops),
+            "left_share": max(0.0, 1 - spent / wish.budget.flops),
         },
-        "strategy": family.strategy,
         "objective": sum(w * loss for w, loss in zip(weights, known, strict=True)) / sum(weights)
         if len(known) == len(losses)
         else None,
-        "constraints": _constraints(made),
+        "constraints": constraints,
         "members": members,
         "cost": {**plan["total"], **wish.machines.cost(plan["total"]["matmul"])},
-        "machines": {
-            "gpu": wish.machines.gpu,
-            "gpus": wish.machines.gpus,
-            "utilisation": wish.machines.utilisation,
-            "price": wish.machines.price,
-            "energy_overhead": ENERGY_OVERHEAD,
-        },
+        "machines": wish.machines.to_dict(),
         "strategies": _strategies(made, unique, plan),
         "credit": {"assumed": wish.credit, "by_law": credits},
-        "cautions": _cautions(made, plan, members, spent + served, credits),
-        "family": family_fields(family),
-        "plan": plan,
+        "warnings": plan["warnings"] + _cautions(made, members, constraints, spent, credits),
+        "family_file": family_fields(family),
     }
 
 
@@ -76,7 +73,7 @@ def _member(made: Design, index: int, forecast: dict[str, Any], law: LossLaw) ->
         "parameters": {"total": count.total, "non_embedding": count.non_embedding},
         "tokens": tokens,
         "ratio": tokens / count.total,
-        "peak_learning_rate": member.peak_learning_rate,
+        "peak_learning_rate": family.peak_learning_rate(member),
         "tokens_per_step": family.recipe.tokens_per_step,
         "rules": [
             {"name": rule.name, "source": rule.source, "peak": rule.peak, "tokens_per_step": rule.tokens_per_step}
@@ -115,38 +112,66 @@ def _serving(law: LossLaw, forecast: dict[str, Any], served: float | None) -> di
     }
 
 
-def _constraints(made: Design) -> list[dict[str, Any]]:
-    """Every limit of the design in words, and whether it is what holds the design where it is."""
+ROUNDING = 0.005
+"""By how much whole steps may leave a limit behind before it counts as broken."""
+
+
+def _constraints(
+    made: Design, plan: dict[str, Any], members: list[dict[str, Any]], spent: float
+) -> list[dict[str, Any]]:
+    """Every limit in words, how much of it is used (1 is all), whether it holds the family where it is or is broken."""
     wish = made.wish
+    sizes = [member["parameters"]["total"] for member in members]
+    ratios = [member["ratio"] for member in members]
+    compute = [size * member["tokens"] for size, member in zip(sizes, members, strict=True)]
+    steepest = min((large / small for small, large in pairwise(compute)), default=math.inf)
+    memory = max(member["memory"]["total"] for member in members)
     served = "training and serving cost" if wish.served else "the family costs"
-    values: list[tuple[str, float | None, str]] = [
-        ("budget", wish.budget.flops, f"{served} at most {wish.budget.given}"),
-        (
-            "deadline",
-            wish.deadline,
-            f"training takes at most {wish.deadline or 0:g} hours on {wish.machines.gpus} GPUs",
-        ),
-        (
-            "growth",
-            wish.growth,
-            f"each member has at least {wish.growth or 0:g} times the compute of the one before it",
-        ),
-        ("fewest", wish.fewest, f"each member has at least {wish.fewest or 0:g} tokens per parameter"),
-        ("most", wish.most, f"no member has more than {wish.most or 0:,.6g} tokens per parameter"),
-        (
-            "read",
-            wish.unique_tokens,
-            f"no line of stages reads the {wish.unique_tokens or 0:.4g} unique tokens more than {wish.epochs:g} times",
-        ),
-        ("memory", wish.memory, f"training takes at most {(wish.memory or 0) / 1e9:.4g} GB of each GPU"),
-        ("smallest", wish.smallest, f"the smallest member has at least {wish.smallest or 0:.4g} parameters"),
-        ("largest", wish.largest, f"the largest member has at most {wish.largest or 0:.4g} parameters"),
-    ]
-    return [
-        {"name": name, "value": value, "binding": name in made.binding, "text": text}
-        for name, value, text in values
-        if value is not None
-    ]
+    found: list[dict[str, Any]] = []
+
+    def limit(name: str, value: float | None, used: Callable[[float], float], text: str) -> None:
+        if value is None:
+            return
+        share = used(value)
+        broken = share > 1 + ROUNDING
+        reached = not broken and (name in made.binding or share > 0.999)
+        text = text.format(value)
+        found.append({"name": name, "value": value, "used": share, "binding": reached, "broken": broken, "text": text})
+
+    limit("budget", wish.budget.flops, lambda most: spent / most, f"{served} at most {wish.budget.given}")
+    limit(
+        "deadline",
+        wish.deadline,
+        lambda most: wish.machines.cost(plan["total"]["matmul"])["hours"] / most,
+        f"training takes at most {{:g}} hours on {wish.machines.gpus} GPUs",
+    )
+    limit(
+        "growth",
+        wish.growth,
+        lambda least: least / steepest,
+        "each member has at least {:g} times the compute of the one before it",
+    )
+    limit(
+        "fewest", wish.fewest, lambda least: least / min(ratios), "each member has at least {:g} tokens per parameter"
+    )
+    limit("most", wish.most, lambda most: max(ratios) / most, "no member has more than {:,.6g} tokens per parameter")
+    limit(
+        "read",
+        wish.unique_tokens,
+        lambda unique: plan["data"]["tokens_read"] / (wish.epochs * unique),
+        f"no line of stages reads the {plain(wish.unique_tokens or 0)} unique tokens more than {wish.epochs:g} times",
+    )
+    limit(
+        "memory",
+        wish.memory,
+        lambda most: memory / most,
+        f"training takes at most {(wish.memory or 0) / 1e9:.4g} GB of each GPU",
+    )
+    least_text = f"the smallest member has at least {plain(wish.smallest or 0)} parameters"
+    limit("smallest", wish.smallest, lambda least: least / sizes[0], least_text)
+    most_text = f"the largest member has at most {plain(wish.largest or 0)} parameters"
+    limit("largest", wish.largest, lambda most: sizes[-1] / most, most_text)
+    return found
 
 
 def _strategies(made: Design, unique: int | None, plan: dict[str, Any]) -> list[dict[str, Any]]:
@@ -160,7 +185,7 @@ def _strategies(made: Design, unique: int | None, plan: dict[str, Any]) -> list[
                 "patch": row["patch"],
                 "refused": row["refused"],
                 "total": cost,
-                "saving_of_design": None if cost is None else 1 - plan["total"]["six_nd"] / cost["six_nd"],
+                "saving_of_plan": None if cost is None else 1 - plan["total"]["six_nd"] / cost["six_nd"],
             }
         )
     return rows
@@ -176,10 +201,14 @@ def _credits(made: Design, members: list[dict[str, Any]], law: LossLaw) -> list[
 
 
 def _cautions(
-    made: Design, plan: dict[str, Any], members: list[dict[str, Any]], spent: float, credits: list[float | None]
+    made: Design,
+    members: list[dict[str, Any]],
+    constraints: list[dict[str, Any]],
+    spent: float,
+    credits: list[float | None],
 ) -> list[str]:
     wish = made.wish
-    found = list(plan["warnings"])
+    found = [f"a limit is broken, by {each['used'] - 1:.1%}: {each['text']}" for each in constraints if each["broken"]]
     low = min((credit for credit in credits if credit is not None), default=wish.credit)
     if low < 0.9 * wish.credit:
         found.append(
@@ -188,10 +217,9 @@ def _cautions(
             "--most is the cautious choice"
         )
     if spent < 0.98 * wish.budget.flops:
-        held = ", ".join(name for name in made.binding if name != "budget") or "rounding to whole steps"
-        found.append(
-            f"{1 - spent / wish.budget.flops:.0%} of the budget is not spent; what holds the family is: {held}"
-        )
+        reached = [each["name"] for each in constraints if each["binding"] and each["name"] != "budget"]
+        held = f"; what holds the family is: {', '.join(reached) or 'rounding to whole steps'}"
+        found.append(f"{1 - spent / wish.budget.flops:.0%} of the budget is not spent{'' if made.given else held}")
     unknown = [member["name"] for member in members if member["forecast"]["loss"] is None]
     if unknown:
         found.append(
@@ -220,7 +248,7 @@ def _cautions(
     return found
 
 
-def refuse_not_finite(document: Any, where: str = "the design") -> None:
+def refuse_not_finite(document: Any, where: str = "the plan") -> None:
     """KinfolkError if a NaN or an infinity is anywhere in a document."""
     if isinstance(document, dict):
         for key, value in document.items():

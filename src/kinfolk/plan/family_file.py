@@ -10,8 +10,9 @@ from kinfolk.errors import KinfolkError
 from kinfolk.family.spec import Family
 
 HEADER = """\
-# A family designed by `kinfolk design` for {given}.
-# Edit it as you like: `kinfolk plan FILE` costs it anew, `kinfolk build FILE` trains it.
+# A family that `kinfolk plan` has made for {given}.
+# Edit it as you like: `kinfolk plan FILE` costs it anew (with --budget it is held against that), `kinfolk build FILE`
+# trains it.
 # It names no data yet: kinfolk trains on a small built-in text until there is a line such as
 #   data: {{train: [{{path: corpus/*.parquet}}]}}
 """
@@ -22,10 +23,15 @@ def family_fields(family: Family) -> dict[str, Any]:
     return family.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
 
 
-def write_family_file(target: Path, family: Family, given: str) -> None:
-    """Write the family atomically; KinfolkError where something is already there, which is never overwritten."""
+def refuse_existing(target: Path) -> None:
+    """KinfolkError where something is already there, which is never overwritten."""
     if target.exists():
         raise KinfolkError("is there already", where=str(target), fix="give another name, or remove it first")
+
+
+def write_family_file(target: Path, family: Family, given: str) -> None:
+    """Write the family atomically; KinfolkError where something is already there."""
+    refuse_existing(target)
     body = yaml.dump(family_fields(family), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=140)
     try:
         files.write_text(target, HEADER.format(given=given) + body)

@@ -1,6 +1,7 @@
 """What GPUs can do, hold and draw, and so what FLOPs take in time, money and energy."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, TypedDict
 
 from kinfolk.errors import KinfolkError
 
@@ -24,6 +25,15 @@ ENERGY_OVERHEAD = 1.5
 """Drawn from the grid for each watt of a GPU: processors, network, cooling. An assumption."""
 
 
+class Cost(TypedDict):
+    """What FLOPs take; money is None without a price."""
+
+    gpu_hours: float
+    hours: float
+    money: float | None
+    kilowatt_hours: float
+
+
 @dataclass(frozen=True)
 class Machines:
     """GPUs of one kind at a stated utilisation; `price` is money for one of them for an hour."""
@@ -45,7 +55,15 @@ class Machines:
         """What one GPU does in an hour."""
         return GPU_PEAK_FLOPS[self.gpu] * self.utilisation * 3600
 
-    def cost(self, flops: float) -> dict[str, float | None]:
+    def seconds(self, flops: float) -> float:
+        """Seconds that FLOPs take on one of these GPUs."""
+        return 3600 * flops / self.flops_per_hour
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**asdict(self), "energy_overhead": ENERGY_OVERHEAD}
+
+    def cost(self, flops: float) -> Cost:
         """GPU-hours, hours, money and kilowatt-hours of matmul FLOPs."""
         hours = flops / self.flops_per_hour
         return {
@@ -54,12 +72,6 @@ class Machines:
             "money": None if self.price is None else hours * self.price,
             "kilowatt_hours": hours * GPU_WATTS[self.gpu] * ENERGY_OVERHEAD / 1000,
         }
-
-
-def gpu_seconds(flops: float, gpu: str, utilisation: float) -> float:
-    """Seconds that `flops` take on one GPU that reaches `utilisation` of its peak; KinfolkError for an unknown GPU."""
-    check_gpu(gpu, utilisation)
-    return flops / (GPU_PEAK_FLOPS[gpu] * utilisation)
 
 
 def check_gpu(gpu: str, utilisation: float) -> None:

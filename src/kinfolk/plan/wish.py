@@ -107,6 +107,15 @@ def parse_count(text: str, where: str, low: float, high: float) -> float:
     return value
 
 
+def plain(value: float) -> str:
+    """A large number as people type it.
+
+    >>> plain(1e21), plain(2.5e10)
+    ('1e21', '2.5e10')
+    """
+    return f"{value:.4g}".replace("e+0", "e").replace("e+", "e")
+
+
 def parse_counts(text: str | None, where: str, low: float, high: float) -> tuple[float, ...] | None:
     """Several counts with commas between them; None for None."""
     return None if text is None else tuple(parse_count(part, where, low, high) for part in text.split(","))
@@ -130,7 +139,7 @@ def budget_of(flops: str | None, gpu_hours: float | None, money: float | None, m
             )
         if value > 1e32:
             raise KinfolkError(f"{value:g} FLOPs are more than there are", where="--budget", fix="check its unit")
-        return Budget(value, "six_nd", f"{value:.4g} FLOPs (6ND)")
+        return Budget(value, "six_nd", f"{plain(value)} FLOPs (6ND)")
     option, amount = ("--gpu-hours", gpu_hours) if gpu_hours is not None else ("--money", money)
     if amount is None or not 0 < amount < 1e12:
         raise KinfolkError(f"{amount} is not a positive number", where=option, fix="write a plain number such as 1000")
