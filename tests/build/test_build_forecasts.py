@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from micro import RecordingView, family
+from micro import SMALL, RecordingView, family
 
 from kinfolk.build.build import build
 from kinfolk.laws.choose import ChosenLaw, choose_law
@@ -15,6 +15,8 @@ from kinfolk.laws.published import LAWS
 from kinfolk.laws.update import Point, updated
 from kinfolk.report.answer import answer
 from kinfolk.report.cautions import cautions
+from kinfolk.report.forecasts import forecasts_of
+from kinfolk.report.page import write_report
 from kinfolk.report.run import read_run
 
 
@@ -71,16 +73,20 @@ def test_a_loss_outside_is_flagged_everywhere(tmp_path: Path) -> None:
     assert checks[0]["inside"] is False
     assert any("OUTSIDE" in line and line.startswith("small") for line in said)
     assert any("large  is now forecast" in line for line in said)
+    page = write_report([tmp_path / "run"], tmp_path / "report.html").read_text()
+    assert "Outside the interval of the forecast: small" in page
     assert any("small ended at" in text and "something in its training" in text for text in warnings_of(tmp_path))
 
 
 def test_a_published_law_first_learns_its_level(tmp_path: Path) -> None:
     small, large = built(tmp_path, choose_law(["besiroglu"]))[0]
     assert small["inside"] is None and small["forecast"] is None
+    assert "sets the level" in write_report([tmp_path / "run"], tmp_path / "report.html").read_text()
     assert large["inside"] is not None and large["forecast"]["low"] < large["forecast"]["high"]
 
 
-def test_without_a_law_nothing_is_said(finished: Path) -> None:
+def test_without_a_law_nothing_is_said(finished: Path, tmp_path: Path) -> None:
+    assert 'id="forecasts"' not in write_report([finished], tmp_path / "report.html").read_text()
     assert not (finished / "law.json").exists()
     assert "forecast_checked" not in (finished / "ledger.jsonl").read_text()
     assert json.loads((finished / "plan.json").read_text())["forecast"] is None
@@ -96,3 +102,76 @@ def test_updating() -> None:
     borrowed = updated(besiroglu, shifted)
     assert borrowed.predict(1e10, 2e11) == pytest.approx(besiroglu.predict(1e10, 2e11) + 0.3)
     assert borrowed.standing == "borrowed" and borrowed.calibration and borrowed.calibration.basis == "assumed"
+
+
+def test_every_stage_of_a_trunk_with_patches_is_checked(tmp_path: Path) -> None:
+    """Undecayed stages stand above the law, by what was measured so far; patch-level stages are on none."""
+    changes = {"strategy": "trunk", "patch": {"size": 2}, "recipe": {"schedule": {"decay_share": 0.3}}}
+    view = RecordingView()
+    build(family(tmp_path, **changes), tmp_path / "run", view, law=law(3.5))
+    events = [json.loads(line) for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()]
+    checks = {event["stage"]: event for event in events if event["event"] == "forecast_checked"}
+    assert list(checks) == ["small-undecayed", "small", "large-undecayed", "large"]
+    assert [check["kind"] for check in checks.values()] == ["undecayed", "member"] * 2
+    first = checks["small-undecayed"]
+    assert [each["stage"] for each in first["rest"]] == ["small", "large-undecayed", "large"]
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    planned = {stage["stage"]: stage for stage in plan["forecast"]["stages"]}
+    assert planned["small-patch"]["loss"] is None and "no law" in planned["small-patch"]["cautions"][0]
+    assert first["forecast"]["loss"] == pytest.approx(planned["small-undecayed"]["loss"])
+    # Before its member is known, an undecayed stage moves the law as that member would, 4 % lower.
+    moved = np.log(first["rest"][0]["loss"] / planned["small"]["loss"])
+    assert moved == pytest.approx((np.log(first["measured"] / planned["small-undecayed"]["loss"])) / 2, abs=1e-9)
+    # After it, the gap that was measured counts as much as the 4 % that were assumed.
+    rest = {each["stage"]: each["loss"] for each in checks["small"]["rest"]}
+    assert rest["large-undecayed"] / rest["large"] != pytest.approx(np.exp(0.04), rel=1e-4)
+    assert checks["large"]["rest"] == []
+    page = write_report([tmp_path / "run"], tmp_path / "report.html").read_text()
+    table = page.split('id="forecasts"')[1].split("</table>")[0]
+    rows = {row.split('"')[0]: row for row in table.split('data-forecast="')[1:]}
+    assert list(rows) == [stage["stage"] for stage in plan["forecast"]["stages"]]
+    assert "on no law" in rows["small-patch"] and "undecayed model" in rows["large-undecayed"]
+    for name, check in checks.items():
+        shown = [f"{planned[name]['loss']:.3f}", f"{check['forecast']['loss']:.3f}", f"{check['measured']:.3f}"]
+        assert all(f">{figure}<" in rows[name] for figure in shown)
+        assert ("inside" if check["inside"] else "outside") in rows[name]
+    assert "Forecast and measured" in page
+
+
+def test_a_check_that_a_kill_took_is_made_up_for_once(tmp_path: Path) -> None:
+    built(tmp_path, law(3.5))
+    ledger = tmp_path / "run" / "ledger.jsonl"
+    lines = ledger.read_text().splitlines()
+    taken = [line for line in lines if '"forecast_checked"' in line and '"large"' in line.split('"rest"')[0]]
+    ended = [line for line in lines if '"build_finished"' in line]
+    ledger.write_text("\n".join(line for line in lines if line not in taken + ended) + "\n")
+    checks, _ = built(tmp_path, None)
+    assert [check["stage"] for check in checks] == ["small", "large"]
+    again = dict(checks[1])
+    before = dict(json.loads(taken[0]))
+    assert again | {"time": 0} == before | {"time": 0}
+
+
+def test_a_law_that_is_given_later_checks_what_comes_later(tmp_path: Path) -> None:
+    """Stages from before may be among the runs that the law was fitted to."""
+    changes = {"members": [{"name": "small", "shape": SMALL, "tokens": 1536}]}
+    build(family(tmp_path, growth={"start": "finished"}, **changes), tmp_path / "run", RecordingView())
+    build(family(tmp_path, growth={"start": "finished"}), tmp_path / "run", RecordingView(), law=law(3.5))
+    events = [json.loads(line) for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()]
+    assert [event["stage"] for event in events if event["event"] == "forecast_checked"] == ["large"]
+
+
+def test_a_build_that_is_not_finished_shows_what_is_to_come(tmp_path: Path) -> None:
+    built(tmp_path, law(3.5))
+    ledger = tmp_path / "run" / "ledger.jsonl"
+    lines = ledger.read_text().splitlines()
+    cut = next(index for index, line in enumerate(lines) if '"forecast_checked"' in line) + 1
+    ledger.write_text("\n".join(lines[:cut]) + "\n")
+    found = forecasts_of(read_run(tmp_path / "run"))
+    assert found is not None
+    small, large = found.stages
+    assert small.inside is True and small.error == pytest.approx(small.measured / small.latest.loss - 1)  # type: ignore[operator, union-attr]
+    assert large.measured is None and large.inside is None
+    assert large.latest is not None and large.latest.loss == json.loads(lines[cut - 1])["rest"][0]["loss"]
+    page = write_report([tmp_path / "run"], tmp_path / "report.html").read_text()
+    assert "to come" in page and "small ended at" not in page

@@ -17,7 +17,7 @@ from kinfolk.family.spec import Family
 from kinfolk.laws.choose import ChosenLaw, choose_law
 from kinfolk.laws.loss import LossLaw, save_law
 from kinfolk.laws.published import LAWS
-from kinfolk.plan.forecast import MemberForecast, forecast_members
+from kinfolk.plan.forecast import StageForecast, forecast_document, forecast_members
 from kinfolk.plan.strategies import plan_family
 
 BESIROGLU = choose_law(["besiroglu"])
@@ -29,11 +29,11 @@ def ladder(*billions: float, **fields: Any) -> Family:
     return Family.model_validate({"name": "ladder", "members": members, "recipe": recipe, **fields})
 
 
-def forecasts(family: Family, chosen: ChosenLaw = BESIROGLU, unique: float | None = None) -> list[MemberForecast]:
+def forecasts(family: Family, chosen: ChosenLaw = BESIROGLU, unique: float | None = None) -> list[StageForecast]:
     return forecast_members(family, plan_family(family), chosen, unique)
 
 
-def plan(*arguments: object) -> str:
+def plan_command(*arguments: object) -> str:
     result = CliRunner().invoke(app, ["plan", *map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
@@ -58,6 +58,26 @@ def test_an_assumed_credit_is_said() -> None:
     assert not any("parent" in caution for caution in small.cautions)
     assert any("parent's compute" in caution for caution in large.cautions)
     assert any("0.5 times" in caution for caution in forecasts(ladder(1, 8, parent_credit=0.5))[1].cautions)
+
+
+def test_the_effect_of_a_credit_is_shown() -> None:
+    """If growth keeps less, the same plan's members are worth fewer tokens, by the budget rule."""
+    family = ladder(1, 2)
+    plan = plan_family(family)
+    effect = forecast_document(family, plan, BESIROGLU)["credit_effect"]
+    assert [row["credit"] for row in effect] == [1.0, 0.8, 0.5]
+    own = plan.stage("m1").tokens
+    for row in effect:
+        assert row["losses"]["m0"] == pytest.approx(LAWS["besiroglu"].predict(1e9, 20e9), rel=1e-4)
+        worth = own + row["credit"] * 20e9 / 2
+        assert row["losses"]["m1"] == pytest.approx(LAWS["besiroglu"].predict(2e9, worth), rel=1e-4)
+    mild = ladder(1, 2, parent_credit=0.7)
+    assert [row["credit"] for row in forecast_document(mild, plan_family(mild), BESIROGLU)["credit_effect"]] == [
+        1.0, 0.8, 0.7, 0.5
+    ]  # fmt: skip
+    alone = ladder(1, 2, strategy="independent")
+    assert forecast_document(alone, plan_family(alone), BESIROGLU)["credit_effect"] == []
+    assert "growth keeps: 1 (taken here)" in plan_command("paper-1b-8b")
 
 
 def test_patches_widen_the_interval_towards_one_token_a_patch() -> None:
@@ -128,16 +148,16 @@ def test_a_broken_law_never_reaches_a_plan() -> None:
 
 
 def test_command(tmp_path: Path) -> None:
-    shown = plan("paper-1b-8b")
+    shown = plan_command("paper-1b-8b")
     assert "forecast by besiroglu" in shown and "no law was given" in shown and "bits per byte at 4.5" in shown
     save_law(tmp_path / "mine.json", LAWS["besiroglu"].model_copy(update={"name": "mine", "standing": "fitted"}))
-    document = json.loads(plan("paper-1b-8b", "--law", tmp_path / "mine.json", "--json"))
+    document = json.loads(plan_command("paper-1b-8b", "--law", tmp_path / "mine.json", "--json"))
     forecast = document["forecast"]
     assert forecast["law"]["name"] == "mine" and forecast["notes"] == []
     assert [member["bits_per_byte"] for member in forecast["members"]] == [None] * 4
     losses = [member["loss"] for member in forecast["members"]]
     assert losses == sorted(losses, reverse=True)
-    given = json.loads(plan("paper-1b-8b", "--law", tmp_path / "mine.json", "--bytes-per-token", 4, "--json"))
+    given = json.loads(plan_command("paper-1b-8b", "--law", tmp_path / "mine.json", "--bytes-per-token", 4, "--json"))
     first = given["forecast"]["members"][0]
     assert first["bits_per_byte"] == pytest.approx(first["loss"] / math.log(2) / 4)
 

@@ -16,6 +16,7 @@ import transformers
 
 import kinfolk
 from kinfolk.build.finish import finish_member
+from kinfolk.build.forecast import check_forecast
 from kinfolk.build.ledger import only_build_in
 from kinfolk.build.origin import first_state, stage_config
 from kinfolk.build.run import BuildView, Run, begin_run, open_run, stages_to_train, unfinished_members
@@ -45,7 +46,7 @@ def build(
     """Build every member of the family in the run directory `folder`, or what is still missing of it.
 
     `strategy` makes the plan; by default the one that the family names. With a `law`, or one from an earlier call,
-    every finished member is held against its forecast, and the rest is forecast anew.
+    every finished stage is held against its forecast, and the rest is forecast anew.
 
     Under torchrun every process calls this. Raises KinfolkError for what the user can mend, and Interrupted after
     saving when a stop was asked for; the same call goes on from there. The processes other than the main one raise
@@ -78,6 +79,7 @@ def build(
                 _train(run, stage, engine, view, interruption)
             if stage.member in finishing:
                 engine.on_main(partial(finish_member, run, stage, engine, view))
+            engine.on_main(partial(check_forecast, run, stage, engine, view))
         record("build_finished", seconds=time.monotonic() - began)
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from kinfolk.build.forecast import check_forecast
 from kinfolk.build.members import export_member, model_card, versions_of
 from kinfolk.build.origin import load_stage_model
 from kinfolk.build.run import BuildView, Run, data_counts
@@ -56,7 +55,6 @@ def finish_member(run: Run, stage: Stage, engine: Engine, view: BuildView) -> No
         f"{stage.member}  finished: held-out loss {held_out['loss']:.4f} nats per token, "
         f"{held_out['bits_per_byte']:.4f} bits per byte  ->  {target}"
     )
-    check_forecast(run, stage, view)
 
 
 def _kl_from_previous(run: Run, stage: Stage, model: PreTrainedModel, engine: Engine) -> dict[str, Any] | None:

@@ -26,7 +26,10 @@ from kinfolk.train import checkpoint
 from kinfolk.train.monitor import View
 
 LAW = "law.json"
-"""File of the law that a build's members are held against, if it has one."""
+"""File of the law that a build's stages are held against, if it has one."""
+
+LAW_GIVEN = "law_given"
+"""Event of the ledger: from here on there is a law, or another one."""
 
 
 class BuildView(View, Protocol):
@@ -109,6 +112,7 @@ def begin_run(
         files.write_text(record, dump_family(family))
     if law is not None:
         save_law(folder / LAW, law.law)
+        ledger.append(LAW_GIVEN, law=law.law.name, source=law.law.source)
     if added:
         ledger.append("extended", members=members, versions=versions)
 

@@ -1,4 +1,4 @@
-"""What loss the members of a plan will reach, by a law: every forecast with its interval and what it takes for granted.
+"""What loss the stages of a plan will reach, by a law: every forecast with its interval and what it takes for granted.
 
 A law knows models that were trained alone on tokens. What a stage inherits is turned into tokens by the budget rule of
 arXiv 2504.00623, the same by which the plan spares it: a parent's compute, times the family's credit, over 6 N.
@@ -7,7 +7,7 @@ arXiv 2504.00623, the same by which the plan spares it: a parent's compute, time
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from kinfolk.errors import KinfolkError
 from kinfolk.family.data import FIRST
@@ -20,13 +20,23 @@ from kinfolk.laws.repeated import effective_tokens
 from kinfolk.plan.stages import Continue, Grow, Patch, Plan, Stage
 from kinfolk.plan.warnings import sizes_of_data, tokens_of
 
+UNDECAYED = 0.04
+"""By how much ln loss stands above the law before the rate decays, give or take as much. An assumption, for nobody has
+measured it for the family at hand; a build puts what it measures in its place."""
+
+Kind = Literal["member", "undecayed", "patch"]
+"""What a stage ends as: a member, which the law is about; a model whose rate has not decayed; or one that reads
+patches, whose loss is on no law."""
+
 
 @dataclass(frozen=True)
-class MemberForecast:
-    """The loss that one member is expected to reach. Losses are in the law's unit; None where the law cannot say."""
+class StageForecast:
+    """The loss that one stage is expected to reach. Losses are in the law's unit; None where the law cannot say."""
 
-    member: str
     stage: str
+    member: str | None
+    """The member that the stage finishes, if it finishes one."""
+    kind: Kind
     parameters: float | None
     """N as the law counts it; None for a member whose bare size is counted in another way."""
     tokens: float | None
@@ -44,21 +54,40 @@ class MemberForecast:
     cautions: tuple[str, ...]
 
 
+def forecast_stages(
+    family: Family,
+    plan: Plan,
+    chosen: ChosenLaw,
+    unique_tokens: float | None = None,
+    version_tokens: Mapping[str, float] | None = None,
+    undecayed: float = UNDECAYED,
+) -> list[StageForecast]:
+    """A forecast for each stage, in the plan's order.
+
+    With `unique_tokens` fewer than a lineage reads, repetitions count for less (arXiv 2305.16264, its term for tokens;
+    that for excess parameters is left out, because it is not 0 where nothing repeats). `version_tokens` are those of
+    later versions of the data. `undecayed` is how much ln loss stands above the law where a rate does not decay.
+    """
+    sizes = sizes_of_data(unique_tokens, version_tokens)
+    return [_forecast(family, plan, stage, chosen, sizes, undecayed) for stage in plan.stages]
+
+
 def forecast_members(
     family: Family,
     plan: Plan,
     chosen: ChosenLaw,
     unique_tokens: float | None = None,
     version_tokens: Mapping[str, float] | None = None,
-) -> list[MemberForecast]:
-    """A forecast for each stage that finishes a member, in the plan's order.
+) -> list[StageForecast]:
+    """The forecasts of the stages that finish a member."""
+    return [found for found in forecast_stages(family, plan, chosen, unique_tokens, version_tokens) if found.member]
 
-    With `unique_tokens` fewer than a lineage reads, repetitions count for less (arXiv 2305.16264, its term for tokens;
-    that for excess parameters is left out, because it is not 0 where nothing repeats). `version_tokens` are those of
-    later versions of the data.
-    """
-    sizes = sizes_of_data(unique_tokens, version_tokens)
-    return [_forecast(family, plan, stage, chosen, sizes) for stage in plan.stages if stage.member]
+
+def kind_of(stage: Stage) -> Kind:
+    """What a stage ends as."""
+    if isinstance(stage.objective, Patch) and stage.objective.size > 1:
+        return "patch"
+    return "member" if stage.member else "undecayed"
 
 
 def forecast_document(
@@ -71,6 +100,7 @@ def forecast_document(
     """The forecasts as JSON, with all that is to be said of the law."""
     law = chosen.law
     calibration = law.calibration
+    stages = [asdict(stage) for stage in forecast_stages(family, plan, chosen, unique_tokens, version_tokens)]
     return {
         "law": {
             "name": law.name,
@@ -86,14 +116,43 @@ def forecast_document(
         },
         "credit": family.parent_credit,
         "notes": list(chosen.notes),
-        "members": [asdict(member) for member in forecast_members(family, plan, chosen, unique_tokens, version_tokens)],
+        "credit_effect": _credit_effect(family, plan, chosen, unique_tokens, version_tokens),
+        "stages": stages,
+        "members": [stage for stage in stages if stage["member"]],
     }
 
 
+CREDITS = (1.0, 0.8, 0.5)
+"""Shares of a parent's compute that growth may keep, by which forecasts are shown to change: all, about what our own
+chains kept (docs/results.md), and a pessimist's."""
+
+
+def _credit_effect(
+    family: Family,
+    plan: Plan,
+    chosen: ChosenLaw,
+    unique_tokens: float | None,
+    version_tokens: Mapping[str, float] | None,
+) -> list[dict[str, Any]]:
+    """What the members of this very plan would reach if growth kept another share of a parent's compute.
+
+    Empty for a plan that grows nothing.
+    """
+    if not any(isinstance(stage.source, Grow) for stage in plan.stages):
+        return []
+    found = []
+    for credit in sorted({*CREDITS, family.parent_credit}, reverse=True):
+        other = family.model_copy(update={"parent_credit": credit})
+        members = forecast_members(other, plan, chosen, unique_tokens, version_tokens)
+        losses = {each.member: each.loss for each in members}
+        found.append({"credit": credit, "losses": losses})
+    return found
+
+
 def _forecast(
-    family: Family, plan: Plan, stage: Stage, chosen: ChosenLaw, unique: Mapping[str, float]
-) -> MemberForecast:
-    law = chosen.law
+    family: Family, plan: Plan, stage: Stage, chosen: ChosenLaw, unique: Mapping[str, float], undecayed: float
+) -> StageForecast:
+    law, kind = chosen.law, kind_of(stage)
     lineage = plan.lineage(stage.name)
     sizes = [_counted(family, ancestor, law) for ancestor in lineage]
     known = [size for size in sizes if size is not None]
@@ -102,6 +161,8 @@ def _forecast(
             f"the law counts {law.counting} parameters, and the family's bare sizes are {family.counted_parameters}"
         )
         return _unknown(stage, None, None, caution)
+    if kind == "patch":
+        return _unknown(stage, known[-1], None, "patch-level loss is on no law")
     size, tokens = known[-1], _worth(family, lineage, known, unique, in_patches=False)
     patched = any(isinstance(part.objective, Patch) and part.objective.size > 1 for part in lineage)
     cautions = []
@@ -115,8 +176,14 @@ def _forecast(
         fewest = _worth(family, lineage, known, unique, in_patches=True)
         _, high = law.interval(size, fewest) or (None, None)
         cautions.append("patch tokens are taken for whole tokens, an upper bound; the interval's other end is patches")
+    if kind == "undecayed":
+        loss *= math.exp(undecayed)
+        # From a decay that would gain nothing to one that gains UNDECAYED more than is expected.
+        low = None if low is None else low * math.exp(max(0.0, undecayed - UNDECAYED))
+        high = None if high is None else high * math.exp(undecayed + UNDECAYED)
+        cautions.append("its rate has not decayed, so that its loss is above the law; by how much is an assumption")
     if not math.isfinite(loss):
-        raise KinfolkError(f"the law forecasts {loss} for {stage.member}", where=f"law {law.name}", fix="fit it again")
+        raise KinfolkError(f"the law forecasts {loss} for {stage.name}", where=f"law {law.name}", fix="fit it again")
     if law.unit == "nats per token" and family.embedding_rows and loss > math.log(family.embedding_rows):
         caution = f"the law says {loss:.3g}, which is worse than guessing among {family.embedding_rows:,} tokens"
         return _unknown(stage, size, tokens, f"{caution}: it knows nothing of such small models")
@@ -134,9 +201,10 @@ def _forecast(
         )
     bits = [None if value is None else _bits(law, chosen.bytes_per_token, value) for value in (loss, low, high)]
     level = law.calibration.level if law.calibration else 0.9
-    return MemberForecast(
-        member=str(stage.member),
+    return StageForecast(
         stage=stage.name,
+        member=stage.member,
+        kind=kind,
         parameters=size,
         tokens=tokens,
         ratio=tokens / size,
@@ -152,11 +220,21 @@ def _forecast(
     )
 
 
-def _unknown(stage: Stage, size: float | None, tokens: float | None, caution: str) -> MemberForecast:
+def _unknown(stage: Stage, size: float | None, tokens: float | None, caution: str) -> StageForecast:
     ratio = tokens / size if tokens and size else None
     nothing = (None,) * 3
-    return MemberForecast(
-        str(stage.member), stage.name, size, tokens, ratio, *nothing, 0.9, *nothing, None, cautions=(caution,)
+    return StageForecast(
+        stage.name,
+        stage.member,
+        kind_of(stage),
+        size,
+        tokens,
+        ratio,
+        *nothing,
+        0.9,
+        *nothing,
+        None,
+        cautions=(caution,),
     )
 
 

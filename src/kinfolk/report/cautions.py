@@ -100,7 +100,7 @@ def _missed(check: ForecastChecked) -> str:
     better = expected is not None and expected.low is not None and check.measured < expected.low
     meaning = "held-out text may be in the training data" if better else "something in its training may be wrong"
     return (
-        f"{check.member} ended at {check.measured:.3f} {check.unit}, outside the {between} that law {check.law} had "
+        f"{check.stage} ended at {check.measured:.3f} {check.unit}, outside the {between} that law {check.law} had "
         f"forecast: {meaning}, or the law does not hold here."
     )
 

@@ -7,10 +7,10 @@ import numpy as np
 from kinfolk.errors import KinfolkError
 from kinfolk.laws.choose import ChosenLaw
 from kinfolk.plan.design import Design, at_budget, design
-from kinfolk.plan.forecast import MemberForecast, forecast_members
+from kinfolk.plan.forecast import StageForecast, forecast_members
 from kinfolk.report import numbers
 from kinfolk.report.figures import COLOURS, Plot
-from kinfolk.report.layout import as_shown, layout
+from kinfolk.report.layout import as_shown, decades, layout
 
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Budgets of the frontier, as multiples of the wish's."""
@@ -22,15 +22,18 @@ def member_forecasts(made: Design, chosen: ChosenLaw) -> Plot:
     key, title = "members", "Forecast of every member"
     if not found:
         return Plot(key, title, {}, "The law cannot forecast members of these sizes.", empty=True)
-    sizes, losses = [member.parameters for member in found], [member.loss for member in found]
+    sizes, losses = [member.parameters or 0.0 for member in found], [member.loss for member in found]
     trace: dict[str, Any] = {
         "type": "scatter",
-        "mode": "lines+markers",
+        "mode": "lines+markers+text",
+        "text": [as_shown(member.stage) for member in found],
+        "textposition": "top right",
+        "cliponaxis": False,
         "name": "forecast",
         "showlegend": False,
         "x": sizes,
         "y": losses,
-        "customdata": [as_shown(member.member) for member in found],
+        "customdata": [as_shown(member.stage) for member in found],
         "marker": {"color": "--series-1", "size": 8},
         "line": {"color": "--series-1", "width": 1},
         "hovertemplate": "%{customdata}<br>loss %{y:.3f}<extra></extra>",
@@ -42,7 +45,10 @@ def member_forecasts(made: Design, chosen: ChosenLaw) -> Plot:
             "array": [(member.high or 0) - (member.loss or 0) for member in found],
             "arrayminus": [(member.loss or 0) - (member.low or 0) for member in found],
         }
-    figure = {"data": [trace], "layout": layout("parameters", f"loss, {chosen.law.unit}", exponents="B")}
+    figure = {
+        "data": [trace],
+        "layout": layout("parameters", f"loss, {chosen.law.unit}", decades(sizes), exponents="B"),
+    }
     texts = [f"{member.member} {member.loss:.3f}" for member in found]
     return Plot(key, title, {"members": figure}, f"Forecast losses: {', '.join(texts)}.", empty=False)
 
@@ -73,17 +79,18 @@ def iso_flop(made: Design, chosen: ChosenLaw) -> Plot:
                 "x": [size],
                 "y": [member.loss],
                 "marker": {"color": colour, "size": 10},
-                "hovertemplate": f"{as_shown(member.member)}: loss %{{y:.3f}}<extra></extra>",
+                "hovertemplate": f"{as_shown(member.stage)}: loss %{{y:.3f}}<extra></extra>",
             }
         )
     summary = "Each curve is what the law says of one compute spent on other sizes; the point is the member."
-    figure = {"data": traces, "layout": layout("parameters", f"loss, {law.unit}", exponents="B")}
+    reached = [float(value) for trace in traces for value in trace["x"]]
+    figure = {"data": traces, "layout": layout("parameters", f"loss, {law.unit}", decades(reached), exponents="B")}
     return Plot(key, title, {"isoflop": figure}, summary, empty=False)
 
 
 def frontier(made: Design, chosen: ChosenLaw) -> Plot:
     """What a smaller or larger budget would buy with the same wishes."""
-    points: list[tuple[float, list[MemberForecast]]] = []
+    points: list[tuple[float, list[StageForecast]]] = []
     for factor in FACTORS:
         try:
             other = made if factor == 1 else design(at_budget(made.wish, factor), chosen)
@@ -105,18 +112,21 @@ def frontier(made: Design, chosen: ChosenLaw) -> Plot:
                 **_line(budgets, losses, place),
                 "mode": "lines+markers",
                 "line": {"color": f"--series-{index % COLOURS + 1}", "width": 2},
-                "customdata": [as_shown(members[index].member) for _, members in points],
+                "customdata": [as_shown(members[index].stage) for _, members in points],
                 "hovertemplate": "%{customdata}<br>loss %{y:.3f} at %{x:.4s}<extra></extra>",
             }
         )
     last = [f"{numbers.flops(flops)}: {members[-1].loss:.3f}" for flops, members in points]
     summary = f"Forecast loss of the largest member: {'; '.join(last)}."
     counted = {"six_nd": "6ND", "matmul": "matmul"}[made.wish.budget.counting]
-    figure = {"data": traces, "layout": layout(f"budget, FLOPs ({counted})", f"loss, {chosen.law.unit}")}
+    figure = {
+        "data": traces,
+        "layout": layout(f"budget, FLOPs ({counted})", f"loss, {chosen.law.unit}", decades(budgets)),
+    }
     return Plot(key, title, {"frontier": figure}, summary, empty=False)
 
 
-def _forecasts(made: Design, chosen: ChosenLaw) -> list[MemberForecast]:
+def _forecasts(made: Design, chosen: ChosenLaw) -> list[StageForecast]:
     return forecast_members(made.family, made.plan, chosen, made.wish.unique_tokens)
 
 

@@ -13,10 +13,34 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from kinfolk import files
+from kinfolk.errors import KinfolkError
+from kinfolk.report import numbers
 from kinfolk.report.figures import Plot
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f]")
 """Characters that HTML forbids."""
+
+
+def refuse_folder(target: Path, example: str) -> None:
+    """KinfolkError where the page's target is a folder; called before any work is done for the page."""
+    if target.is_dir():
+        raise KinfolkError("this is a folder", where=str(target), fix=f"give the name of a file, such as {example}")
+
+
+def write_page(environment: Environment, template: str, target: Path, plots: Sequence[Plot], **fields: Any) -> Path:
+    """Write one self-contained page to `target`, and return `target`; KinfolkError where that is not possible."""
+    ours = scripts()
+    page = environment.get_template(template).render(
+        n=numbers, plots=plots, plot_data=plot_data(plots), scripts=ours, hashes=hashes(ours), **fields
+    )
+    try:
+        files.write_text(target, as_text(page))
+    except OSError as error:
+        raise KinfolkError(
+            f"the page cannot be written ({error.strerror})", where=str(target), fix="give a place you may write to"
+        ) from error
+    return target
 
 
 def environment() -> Environment:

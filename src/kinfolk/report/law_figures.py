@@ -8,7 +8,7 @@ import numpy as np
 from kinfolk.laws.fitted import LawFit
 from kinfolk.report import numbers
 from kinfolk.report.figures import COLOURS, Plot
-from kinfolk.report.layout import as_shown, layout
+from kinfolk.report.layout import as_shown, decades, layout
 
 COMPUTE = "training FLOPs, 6ND"
 
@@ -40,12 +40,13 @@ def loss_against_compute(fitted: LawFit) -> Plot:
                 "hovertemplate": "%{customdata}<br>loss %{y:.4f}, %{x:.4s} FLOP<extra></extra>",
             }
         )
+    reached = [float(value) for trace in traces for value in trace["x"]]
     summary = (
         f"{len(table)} runs from {numbers.flops(float(table.compute.min()))} to "
         f"{numbers.flops(float(table.compute.max()))}, losses from {table.loss.max():.3f} down to "
         f"{table.loss.min():.3f}."
     )
-    figure = {"data": traces, "layout": layout(COMPUTE, f"loss, {table.unit}")}
+    figure = {"data": traces, "layout": layout(COMPUTE, f"loss, {table.unit}", decades(reached))}
     return Plot("loss", "Loss against training FLOPs", {"6ND": figure}, summary, empty=False)
 
 
@@ -61,7 +62,7 @@ def residuals_against_compute(fitted: LawFit) -> Plot:
         "marker": {"color": "--series-1", "size": 7},
         "hovertemplate": "%{customdata}<br>%{y:+.2f} %<extra></extra>",
     }
-    figure = {"data": [trace], "layout": layout(COMPUTE, "loss above the law, %")}
+    figure = {"data": [trace], "layout": layout(COMPUTE, "loss above the law, %", decades(table.compute.tolist()))}
     summary = (
         f"Residuals lie between {min(percent):+.2f} and {max(percent):+.2f} percent, half of them within "
         f"{float(np.median(np.abs(percent))):.2f}."
@@ -90,7 +91,10 @@ def price_of_the_split(fitted: LawFit) -> Plot:
         f"At {numbers.flops(compute)} the law in N and D holds {best.ratio:.3g} tokens per parameter for best; at "
         f"{ratios[-1]:.3g} a budget is worth {worth[-1]:.0f} % of itself. The compute-only law says 100 % everywhere."
     )
-    figure = {"data": traces, "layout": layout("tokens per parameter", "worth, % of the FLOPs", exponents="B")}
+    figure = {
+        "data": traces,
+        "layout": layout("tokens per parameter", "worth, % of the FLOPs", decades(ratios.tolist()), exponents="B"),
+    }
     return Plot(key, title, {"split": figure}, summary, empty=False)
 
 

@@ -1,6 +1,8 @@
 """The look of every plot: type, grid, legend and axes, with colours as names of the page's CSS variables."""
 
 import html
+import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 
@@ -36,9 +38,21 @@ def layout(
             "minorloglabels": "complete",
             **({"range": x_range} if x_range else {}),
         },
-        "yaxis": {**shared, "title": {"text": y_title}, **({"range": y_range} if y_range else {})},
+        "yaxis": {
+            **shared,
+            "title": {"text": y_title, "standoff": 8},
+            "automargin": True,
+            **({"range": y_range} if y_range else {}),
+        },
         "showlegend": True,
     }
+
+
+def decades(values: Iterable[float]) -> list[float]:
+    """The range of a logarithmic axis that holds these values, in powers of ten."""
+    logs = [math.log10(value) for value in values]
+    margin = max(0.05, 0.04 * (max(logs) - min(logs)))
+    return [min(logs) - margin, max(logs) + margin]
 
 
 def as_shown(text: str) -> str:

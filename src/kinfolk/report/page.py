@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kinfolk import files
 from kinfolk.errors import KinfolkError
-from kinfolk.report import embed, numbers
+from kinfolk.report import embed
 from kinfolk.report.answer import answer, machines
 from kinfolk.report.cautions import cautions
 from kinfolk.report.figures import loss_plot, stage_colours
+from kinfolk.report.forecasts import forecast_plot, forecasts_of
 from kinfolk.report.records import Divergence
 from kinfolk.report.run import Run, read_run
 from kinfolk.report.tree import tree
@@ -24,15 +24,8 @@ def write_report(runs: Sequence[Path], target: Path) -> Path:
     """
     if not runs:
         raise KinfolkError("there is no run to report on", fix="give at least one run folder")
-    if target.is_dir():
-        raise KinfolkError("this is a folder", where=str(target), fix="give the name of a file, such as report.html")
-    try:
-        files.write_text(target, _render([read_run(folder, name) for folder, name in _named(runs)]))
-    except OSError as error:
-        raise KinfolkError(
-            f"the page cannot be written ({error.strerror})", where=str(target), fix="give a place you may write to"
-        ) from error
-    return target
+    embed.refuse_folder(target, "report.html")
+    return _write([read_run(folder, name) for folder, name in _named(runs)], target)
 
 
 def _named(folders: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -50,33 +43,31 @@ def _named(folders: Sequence[Path]) -> list[tuple[Path, str]]:
     return named
 
 
-def _render(runs: list[Run]) -> str:
+def _write(runs: list[Run], target: Path) -> Path:
     answers = [answer(run, runs) for run in runs]
     focus = [given for given in answers if not given.run.is_baseline] or answers
     colours = stage_colours(runs)
-    plots = [loss_plot(runs, "flops"), loss_plot(runs, "tokens")]
+    known = [(run, found) for run in runs if (found := forecasts_of(run))]
+    plots = [loss_plot(runs, "flops"), loss_plot(runs, "tokens"), *([forecast_plot(known)] if known else [])]
     environment = embed.environment()
     environment.filters["moment"] = _moment
     environment.filters["unique_mappings"] = _unique_mappings
-    scripts = embed.scripts()
-    page = environment.get_template("report.html.jinja").render(
+    return embed.write_page(
+        environment,
+        "report.html.jinja",
+        target,
+        plots,
         runs=runs,
         answers=answers,
         focus=focus,
-        plots=plots,
-        plot_data=embed.plot_data(plots),
         trees=[(run, tree(run, colours)) for run in runs],
+        forecasts=known,
         cautions=cautions(answers),
         next_members={run.name: _next_members(run) for run in runs},
         prompts=_prompts(runs),
         machines=machines,
-        n=numbers,
-        scripts=scripts,
-        hashes=embed.hashes(scripts),
         families=list(dict.fromkeys(run.plan.family for run in runs)),
     )
-    # A model can write what is no text.
-    return embed.as_text(page)
 
 
 def _moment(unix_seconds: float) -> str:

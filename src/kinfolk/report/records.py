@@ -71,6 +71,38 @@ class PlannedStage(_Record):
         return part_at(self.batch_warmup, step).begin / part_at(self.batch_warmup, self.steps).begin
 
 
+class Forecast(_Record):
+    loss: float | None
+    low: float | None
+    high: float | None
+
+
+class StageForecast(Forecast):
+    """Of one stage."""
+
+    stage: str = ""
+    member: str | None = None
+    kind: str = "member"
+
+
+class PlannedForecast(StageForecast):
+    """Before the build began, with N and D as the law counts them."""
+
+    parameters: float | None = None
+    tokens: float | None = None
+
+
+class ForecastLaw(_Record):
+    name: str
+    unit: str
+    source: str | None = None
+
+
+class PlanForecast(_Record):
+    law: ForecastLaw
+    stages: tuple[PlannedForecast, ...] = ()
+
+
 class Plan(_Record):
     family: str
     strategy: str
@@ -80,6 +112,7 @@ class Plan(_Record):
     counted_parameters: str
     independent: Flops
     total: Flops
+    forecast: PlanForecast | None = None
     stages: tuple[PlannedStage, ...] = Field(min_length=1)
 
 
@@ -189,22 +222,19 @@ class MemberFinished(_Record):
     kl_from_previous: Divergence | None = None
 
 
-class Forecast(_Record):
-    loss: float | None
-    low: float | None
-    high: float | None
-
-
 class ForecastChecked(_Record):
-    """A member held against what a law had forecast; `inside` is None where there was no interval."""
+    """A stage held against what a law had forecast; `inside` is None where there was no interval."""
 
-    member: str
     stage: str
+    member: str | None = None
+    kind: str = "member"
     law: str
     unit: str
     measured: float
     forecast: Forecast | None
     inside: bool | None
+    rest: tuple[StageForecast, ...] = ()
+    """What the stages to come are forecast to reach, with this one taken in."""
 
 
 Event = (
