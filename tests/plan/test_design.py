@@ -397,6 +397,14 @@ def test_an_option_that_plays_no_part_is_refused(arguments: tuple[str, ...], sai
     assert said in str(error) and error.fix
 
 
+def test_an_edited_rate_is_judged_and_a_printed_plan_is_no_family_file(tmp_path: Path) -> None:
+    path, printed = tmp_path / "family.yaml", tmp_path / "plan.json"
+    printed.write_text(command("--budget", "1e19", "--write", path, "--json"))
+    assert "family_file" in str(refused(printed)) and "family_file" in str(refused(printed, "--budget", "1e19"))
+    held = json.loads(command(path, "--budget", "1e19", "--set", "members.2.peak_learning_rate=0.5", "--json"))
+    assert sum("peak learning rate" in warning for warning in held["warnings"]) == 2
+
+
 def test_a_bare_size_cannot_be_held_against_a_budget(tmp_path: Path) -> None:
     path = tmp_path / "bare.yaml"
     path.write_text("name: bare\nmembers: [{name: a, parameters: 1e9}, {name: b, parameters: 2e9}]\n")

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from synthetic_run import Maker
+from typer.testing import CliRunner
 
+from kinfolk.cli.app import app
 from kinfolk.report.page import write_report
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -123,4 +125,27 @@ def test_hostile_text_does_not_run(browser: Any, make_run: Maker, tmp_path: Path
 def test_unfinished_run(browser: Any, make_run: Maker, tmp_path: Path) -> None:
     seen = visit(browser, write_report([make_run(stop_at=(1, 40))], tmp_path / "report.html"))
     assert "Not finished yet" in seen.page.locator(".headline").inner_text()
+    assert not seen.problems
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_the_page_of_a_plan(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
+    path = tmp_path / "family.html"
+    arguments = ["plan", "--budget", "1e20", "--sizes", "100M,200M,400M", "--strategy", "trunk", "--page", str(path)]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    seen = visit(browser, path, width, scheme)
+    page = seen.page
+    page.wait_for_function("document.querySelectorAll('.plot .main-svg').length >= 3")
+    assert page.locator("figure[data-plot] h3").all_inner_texts() == [
+        "Forecast of every member", "Sizes at equal compute", "What other budgets would buy"
+    ]  # fmt: skip
+    assert page.locator("figure[data-plot=members] .errorbar").count() == 3
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # No label of an axis lies on another one.
+    overlaps = """() => [...document.querySelectorAll('.plot')].flatMap(plot => {
+        const boxes = [...plot.querySelectorAll('.xaxislayer-above text')].map(text => text.getBoundingClientRect());
+        boxes.sort((a, b) => a.left - b.left);
+        return boxes.slice(1).filter((box, i) => box.left < boxes[i].right - 1);
+    }).length"""
+    assert page.evaluate(overlaps) == 0
     assert not seen.problems

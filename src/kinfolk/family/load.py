@@ -42,6 +42,12 @@ def load_family(file_or_preset: str, overrides: Sequence[str] = ()) -> LoadedFam
         origin, folder = file_or_preset, Path(file_or_preset).absolute().parent
         text = _read(file_or_preset)
     document = _parse(text, origin)
+    if isinstance(document, dict) and {"stages", "total_flops"} <= document.keys():
+        raise KinfolkError(
+            "this is a plan, which follows from a family file and is made anew from it",
+            where=origin,
+            fix="edit the family file: a run's family.yaml, that of `kinfolk plan --write`, or `family_file` in here",
+        )
     for override in overrides:
         _apply(document, override)
     return LoadedFamily(validate_family(document, origin, overrides), origin, folder)

@@ -234,6 +234,18 @@ def _cautions(
                 f"the family's one batch of {used:,} tokens is far from the rules for {member['name']}, "
                 f"{min(rules):,.0f} to {max(rules):,.0f}"
             )
+    for before, member in pairwise(members):
+        if member["peak_learning_rate"] > 1.001 * before["peak_learning_rate"]:
+            found.append(
+                f"the peak learning rate rises from {before['name']} to {member['name']}: larger models want less"
+            )
+    for member in members:
+        peaks = [rule["peak"] for rule in member["rules"]]
+        if not min(peaks) / 2 <= member["peak_learning_rate"] <= 2 * max(peaks):
+            found.append(
+                f"{member['name']}'s peak learning rate of {member['peak_learning_rate']:.3g} is far from the rules, "
+                f"{min(peaks):.2g} to {max(peaks):.2g}"
+            )
     heavy = [member["name"] for member in members if not member["memory"]["fits"]]
     if heavy:
         found.append(
