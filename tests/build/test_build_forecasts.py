@@ -124,7 +124,13 @@ def test_every_stage_of_a_trunk_with_patches_is_checked(tmp_path: Path) -> None:
     assert moved == pytest.approx((np.log(first["measured"] / planned["small-undecayed"]["loss"])) / 2, abs=1e-9)
     # After it, the gap that was measured counts as much as the 4 % that were assumed.
     rest = {each["stage"]: each["loss"] for each in checks["small"]["rest"]}
-    assert rest["large-undecayed"] / rest["large"] != pytest.approx(np.exp(0.04), rel=1e-4)
+    small, large = (
+        np.log(planned[f"{name}-undecayed"]["loss"] / planned[name]["loss"]) - 0.04 for name in ("small", "large")
+    )
+    gap = np.log(first["measured"] / checks["small"]["measured"]) - small
+    assert abs(gap - 0.04) > 0.005
+    expected = np.exp((0.04 + gap) / 2 + large)
+    assert rest["large-undecayed"] / rest["large"] == pytest.approx(expected, rel=1e-6)
     assert checks["large"]["rest"] == []
     page = write_report([tmp_path / "run"], tmp_path / "report.html").read_text()
     table = page.split('id="forecasts"')[1].split("</table>")[0]
