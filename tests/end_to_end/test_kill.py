@@ -71,7 +71,7 @@ POINTS = [
     ("before", "kinfolk.data.tokens:encode_corpus", 1),
     ("before", "kinfolk.data.tokens:write_json", 1),
     ("after", "kinfolk.data.tokens:write_json", 1),
-    ("after", "kinfolk.data.tokens:prepare", 1),
+    ("after", "kinfolk.data.versions:prepare", 1),
     ("after", "kinfolk.files:write_json", 1),  # plan.json is there, family.yaml is not
     ("after", "kinfolk.build.build:begin_run", 1),
     ("before", "kinfolk.train.checkpoint:dcp_save", 1),
