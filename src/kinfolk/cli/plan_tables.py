@@ -173,6 +173,10 @@ def print_forecasts(forecast: dict[str, Any]) -> None:
         ]
         for member in forecast["members"]
     ]
+    if all(member["loss"] is None for member in forecast["members"]):
+        print(f"no loss is forecast by {law['name']}:")
+        _print_notes(forecast)
+        return
     title = f"forecast by {law['name']}, {law['unit']}"
     print_table(title, ("member", *headings, "90 % interval", "in the law's range"), rows)
     print_law(forecast)
@@ -205,6 +209,11 @@ def print_law(forecast: dict[str, Any]) -> None:
     basis = {"rolling hold-out": "calibrated by hiding larger runs", "assumed": "an assumption", None: "none"}
     print(f"N counts {law['counting']} parameters; interval: {basis[law['interval_basis']]}, {held}")
     print_credit(forecast)
+    _print_notes(forecast)
+
+
+def _print_notes(forecast: dict[str, Any]) -> None:
+    """What the forecasts take for granted, and what is said of several members in one line."""
     for note in forecast["notes"]:
         print(f"note: {note}")
     said: dict[str, list[str]] = {}

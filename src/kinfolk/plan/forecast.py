@@ -185,7 +185,7 @@ def _forecast(
     if not math.isfinite(loss):
         raise KinfolkError(f"the law forecasts {loss} for {stage.name}", where=f"law {law.name}", fix="fit it again")
     if law.unit == "nats per token" and family.embedding_rows and loss > math.log(family.embedding_rows):
-        caution = f"the law says {loss:.3g}, which is worse than guessing among {family.embedding_rows:,} tokens"
+        caution = f"by the law worse than guessing among {family.embedding_rows:,} tokens"
         return _unknown(stage, size, tokens, f"{caution}: it knows nothing of such small models")
     within = law.forecast(size, tokens).within_fitted_range
     if within is False:
