@@ -99,8 +99,9 @@ class Results:
     def needed(self, arm: str, target: str, member: str, seed: int) -> float | None:
         """Compute at which an arm's member has the target's score, as a share of the target family's.
 
-        Bits per byte are taken to be linear in the logarithm of the compute through the arm's two budgets next to the
-        score, also a little beyond them: at most by their own distance. None where that does not reach the score.
+        Bits per byte are taken to be linear in the logarithm of the compute between two budgets, and a little beyond
+        the largest: by at most the distance of the last two. None where that does not reach the score. Where the
+        smallest budget reaches it already, that one's compute, an upper bound.
         """
         wanted = self.scores[target, 1.0, seed][member]
         points = [
@@ -112,10 +113,12 @@ class Results:
         if not pairs:
             return None
         (low, worse), (high, better) = next((pair for pair in pairs if pair[1][1] <= wanted), pairs[-1])
+        if worse <= wanted:
+            return math.exp(low)
         if better >= worse:
             return None
         compute = low + (high - low) * (worse - wanted) / (worse - better)
-        return math.exp(compute) if low - (high - low) <= compute <= high + (high - low) else None
+        return math.exp(compute) if compute <= high + (high - low) else None
 
 
 def show(arguments: argparse.Namespace) -> None:
