@@ -3,17 +3,17 @@
 Source: Hoffmann et al., arXiv 2203.15556, section 3.3. C = 6 N D throughout, with the N that the law counts.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, overload
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from kinfolk import files
 from kinfolk.errors import KinfolkError
+from kinfolk.laws.law_file import read_law
 from kinfolk.laws.objectives import Array
 
 Counting = Literal["total", "non_embedding"]
@@ -218,18 +218,4 @@ def save_law(path: Path, law: LossLaw) -> None:
 
 def load_law(path: Path) -> LossLaw:
     """The law in a file that `save_law` or `kinfolk laws fit --json` wrote; KinfolkError for anything else."""
-    fix = "give a file that `kinfolk laws fit --output` has written"
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise KinfolkError(f"cannot be read ({error.strerror})", where=str(path), fix=fix) from error
-    except (ValueError, RecursionError) as error:
-        raise KinfolkError("this is not JSON", where=str(path), fix=fix) from error
-    if isinstance(document, dict) and isinstance(document.get("law"), dict):
-        document = document["law"]
-    try:
-        return LossLaw.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise KinfolkError(f"{field}: {first['msg']}", where=str(path), fix=fix) from error
+    return read_law(path, LossLaw, "give a file that `kinfolk laws fit --output` has written")

@@ -1,15 +1,15 @@
 """A schedule law that can be kept: its kind and numbers, where it was fitted, and how far it can be trusted."""
 
-import json
 import math
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from kinfolk import files
 from kinfolk.errors import KinfolkError
+from kinfolk.laws.law_file import read_law
 from kinfolk.schedule import ensemble
 from kinfolk.schedule.kinds import KINDS
 from kinfolk.schedule.shapes import (
@@ -191,22 +191,10 @@ def save_law(path: Path, law: ScheduleLaw) -> None:
 def load_law(path: Path) -> ScheduleLaw:
     """The law in a file of `kinfolk schedule fit` (`--output`, or its JSON); KinfolkError for anything else."""
     fix = "give a file that `kinfolk schedule fit --output` has written"
+    law = read_law(path, ScheduleLaw, fix)
     try:
-        document = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise KinfolkError(f"cannot be read ({error.strerror})", where=str(path), fix=fix) from error
-    except (ValueError, RecursionError) as error:
-        raise KinfolkError("this is not JSON", where=str(path), fix=fix) from error
-    if isinstance(document, dict) and isinstance(document.get("law"), dict):
-        document = document["law"]
-    try:
-        law = ScheduleLaw.model_validate(document)
         # A file with a number missing is found here, not in the middle of a ranking.
         probe = law.predict(NamedSchedule(steps=law.fitted.steps[1], peak=law.fitted.peak_lr[1]))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise KinfolkError(f"{field}: {first['msg']}", where=str(path), fix=fix) from error
     except KeyError as error:
         raise KinfolkError(f"numbers: {error} is missing", where=str(path), fix=fix) from error
     if not math.isfinite(probe[0]):
