@@ -7,9 +7,10 @@ from rich.table import Table
 
 from kinfolk.cli.numbers import short
 from kinfolk.schedule.features import NAMES
-from kinfolk.schedule.fitted import ScheduleFit, Trial
+from kinfolk.schedule.fitted import ScheduleFit
 from kinfolk.schedule.law import ScheduleLaw
 from kinfolk.schedule.rank import Ranked, Ranking, describe
+from kinfolk.schedule.trials import Trial
 
 WIDTH = 140
 SHOWN_ROWS = 40
