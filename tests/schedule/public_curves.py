@@ -1,25 +1,17 @@
 """The public runs and curves, where this machine has them: a test that needs one is skipped elsewhere."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
+import public_schedules
 import pytest
 
 from kinfolk.schedule.features import Units
 from kinfolk.schedule.points import curve_points
 from kinfolk.schedule.run import Run
-from kinfolk.schedule.shapes import Array, NamedSchedule, Shape, Steps
+from kinfolk.schedule.shapes import Array, NamedSchedule, Steps
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "schedules"
-CURVES = (
-    *("constant_24000", "constant_72000", "cosine_24000", "cosine_72000", "wsd_20000_24000", "wsdld_20000_24000"),
-    *("wsdcon_3", "wsdcon_9", "wsdcon_18"),
-)
-FITTED = ("cosine_24000", "constant_24000", "wsdcon_9")
-TESTED = tuple(name for name in CURVES if name not in FITTED)
-OFFSET = 0.0358
-"""Between the two evaluation sets of the grid, as its source says."""
 
 
 def path_of(name: str) -> Path:
@@ -29,26 +21,8 @@ def path_of(name: str) -> Path:
     return path
 
 
-def curve_schedule(name: str) -> NamedSchedule:
-    """The schedules of arXiv 2503.12811: peak 3e-4, end 3e-5, warm-up from 0 over 2,160 steps."""
-    kind, *numbers = name.split("_")
-    steps = 16_000 if kind == "wsdcon" else int(numbers[-1])
-    shapes: dict[str, tuple[Shape, float, float]] = {
-        "constant": ("constant", 0.0, 1.0),
-        "cosine": ("cosine", 1.0, 0.1),
-        "wsd": ("exponential", 4000 / 24000, 0.1),
-        "wsdld": ("linear", 4000 / 24000, 0.1),
-        "wsdcon": ("two-stage", 0.5, int(numbers[0]) / 30),
-    }
-    shape, fraction, end = shapes[kind]
-    return NamedSchedule(steps=steps, peak=3e-4, shape=shape, warmup_steps=2160, decay_fraction=fraction, end_ratio=end)
-
-
 def curve(size: str, name: str) -> tuple[Steps, Array]:
-    """Steps done and losses of one published curve."""
-    table = np.loadtxt(path_of(f"mpl/csv_{size}") / f"{name}.csv", delimiter=",", skiprows=1)
-    table = table[table[:, 0] < curve_schedule(name).steps]
-    return table[:, 0].astype(np.int64) + 1, table[:, 2]
+    return public_schedules.curve(path_of("mpl"), size, name)
 
 
 def metrics(said: Array, loss: Array) -> tuple[float, float, float]:
@@ -58,32 +32,7 @@ def metrics(said: Array, loss: Array) -> tuple[float, float, float]:
 
 
 def grid() -> list[Run]:
-    """The 56 runs of the 124M model of arXiv 2501.18965, with their curves raised to the final losses."""
-    with open(path_of("fsp/runs.csv"), encoding="utf-8", newline="") as file:
-        rows = [
-            row for row in csv.DictReader(file) if row["params"] == "123587328" and "124" in row["name"].split("_")[0]
-        ]
-    points: dict[str, list[tuple[int, float]]] = {}
-    with open(path_of("fsp/val_curves.csv"), encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if not row["val_loss"].startswith("F"):
-                points.setdefault(row["run"], []).append((int(row["step"]), float(row["val_loss"])))
-    runs = []
-    for row in rows:
-        cosine = row["sched"] == "cos"
-        schedule = NamedSchedule(
-            steps=int(row["iters"]),
-            peak=float(row["lr"]),
-            shape="cosine" if cosine else "1-sqrt" if row["decay_type"] == "sqrt" else "linear",
-            warmup_steps=300,
-            warmup_from=0.01,
-            decay_fraction=1.0 if cosine else float(row["fract"]),
-            end_ratio=0.1 if row["name"].startswith("cos-10") else 0.0,
-        )
-        found = sorted(points[row["run"]])
-        steps, losses = np.array([step for step, _ in found]), np.array([loss for _, loss in found])
-        runs.append(Run(row["run"], schedule, float(row["final_val"]), steps, losses + OFFSET))
-    return runs
+    return public_schedules.grid(path_of("fsp"))
 
 
 def fraction(run: Run) -> float:

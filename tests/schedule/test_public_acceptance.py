@@ -5,11 +5,7 @@ import time
 import numpy as np
 import pytest
 from public_curves import (
-    CURVES,
-    FITTED,
-    TESTED,
     curve,
-    curve_schedule,
     fraction,
     grid,
     is_linear,
@@ -19,6 +15,7 @@ from public_curves import (
     points_of,
     without_curve,
 )
+from public_schedules import FITTED, TESTED, named
 
 from kinfolk.schedule import convergence, ensemble, multipower
 from kinfolk.schedule.features import Units
@@ -146,16 +143,14 @@ def test_published_multipower_reproduces_its_metrics(size: str, r2: float, mean:
     found = []
     for name in TESTED:
         steps, loss = curve(size, name)
-        found.append(metrics(multipower.predict(numbers, curve_schedule(name), steps), loss))
+        found.append(metrics(multipower.predict(numbers, named(name), steps), loss))
     assert np.mean(found, axis=0) == pytest.approx([r2, mean, worst], abs=1e-4)
 
 
 @pytest.mark.parametrize("size", ["25", "100"])
 def test_the_law_that_is_chosen_for_three_curves(size: str) -> None:
     runs = tuple(
-        Run(name, curve_schedule(name), float(loss[-1]), steps, loss)
-        for name in FITTED
-        for steps, loss in [curve(size, name)]
+        Run(name, named(name), float(loss[-1]), steps, loss) for name in FITTED for steps, loss in [curve(size, name)]
     )
     began = time.process_time()
     numbers = ensemble.fit([target(run.schedule, run.curve_steps, run.curve_loss) for run in runs])
@@ -163,14 +158,14 @@ def test_the_law_that_is_chosen_for_three_curves(size: str) -> None:
     found = []
     for name in TESTED:
         steps, loss = curve(size, name)
-        found.append(metrics(ensemble.predict(numbers, curve_schedule(name), steps), loss))
+        found.append(metrics(ensemble.predict(numbers, named(name), steps), loss))
     r2, mean, _ = np.mean(found, axis=0)
     assert r2 >= 0.9975 and mean <= 0.0045
 
 
 def test_schedules_are_those_of_the_files() -> None:
-    for name in CURVES:
+    for name in (*FITTED, *TESTED):
         table = np.loadtxt(path_of("mpl/csv_100") / f"{name}.csv", delimiter=",", skiprows=1)
-        schedule = curve_schedule(name)
+        schedule = named(name)
         table = table[table[:, 0] < schedule.steps]
         assert rates(schedule)[table[:, 0].astype(int)] == pytest.approx(table[:, 1], rel=1e-6)

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from public_curves import FITTED, TESTED, path_of
+from public_curves import path_of
+from public_schedules import FITTED, TESTED
 from synthetic_run import Maker
 from test_schedule_laws import truth
 from typer.testing import CliRunner
