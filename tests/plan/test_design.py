@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -137,6 +137,7 @@ def test_the_split_is_the_best_of_many() -> None:
 
 
 @given(st.floats(17, 25), st.sampled_from(["independent", "progressive", "trunk"]), st.sampled_from([None, 3e11]))
+@example(power=21.28539071180976, strategy="progressive", unique=None)
 @settings(max_examples=6, deadline=None)
 def test_designs_over_budgets(power: float, strategy: str, unique: float | None) -> None:
     """More budget never forecasts worse; a plan costs the sum of its stages; every limit is kept; shapes grow."""

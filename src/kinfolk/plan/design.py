@@ -189,15 +189,16 @@ def _candidate(wish: Wish, sizes: tuple[float, ...], chosen: ChosenLaw) -> Candi
 
 
 def _within_budget(wish: Wish, candidate: Candidate) -> Family:
-    """The candidate as a family; rounding to whole steps must not overdraw what may be spent."""
-    tokens = candidate.allocation.tokens.tolist()
-    family = _family(wish, candidate, tokens)
-    for attempt in range(1, 20):
-        over = _overspent(wish, family)
-        if over <= 1:
-            break
-        tokens = [value * (1 - attempt * (over - 1)) for value in tokens]
-        family = _family(wish, candidate, tokens)
+    """The candidate as a family; rounding to whole steps must not overdraw what may be spent.
+
+    A cut may be too small to save a whole step of any stage, so it at least doubles until one is saved.
+    """
+    found = candidate.allocation.tokens
+    family = _family(wish, candidate, found.tolist())
+    cut = 0.0
+    while (over := _overspent(wish, family)) > 1:
+        cut = max(over - 1, 2 * cut)
+        family = _family(wish, candidate, ((1 - cut) * found).tolist())
     return family
 
 
