@@ -29,6 +29,7 @@ from kinfolk.plan.document import objective_document, source_document, stage_flo
 from kinfolk.plan.stages import Stage
 from kinfolk.plan.strategies import Strategy, plan_family
 from kinfolk.train import checkpoint
+from kinfolk.train.divergence import DivergedError
 from kinfolk.train.engine import Engine, Precision, alone, resolve_precision, start_engine
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.model import empty_model, parameters_of
@@ -146,6 +147,9 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
         if engine.is_main:
             saved = checkpoint.checkpoints(run.checkpoints(stage.name))[-1]
             run.ledger.append("interrupted", stage=stage.name, step=checkpoint.position_of(saved).step)
+        raise
+    except DivergedError as diverged:
+        run.ledger.append("stage_diverged", stage=stage.name, step=diverged.step, fault=diverged.fault)
         raise
     engine.on_main(lambda: _record_stage(run, stage, trained))
 

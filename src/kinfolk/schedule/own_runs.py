@@ -17,7 +17,7 @@ _FIX = "give a folder that `kinfolk build` has written, or a table of runs"
 def own_runs(folder: Path, only: Mapping[str, str]) -> tuple[list[Run], list[str]]:
     """A run for each leaf of the plan that was trained from scratch to its end, and what was left out.
 
-    `only` may name a `member` or a `stage`.
+    `only` may name a `member` or a `stage`. A stage that diverged is a run without a loss, whatever was to follow it.
 
     A stage that goes on from another in the same shape is one run with it. A grown stage is left out: growth begins a
     schedule of its own at a loss that no schedule explains. So is training on patches.
@@ -26,7 +26,8 @@ def own_runs(folder: Path, only: Mapping[str, str]) -> tuple[list[Run], list[str
     runs, findings = [], []
     try:
         stages = {stage["name"]: stage for stage in plan["stages"]}
-        for name in _leaves(stages):
+        diverged = _diverged(folder)
+        for name in _ends(stages, diverged):
             if any(
                 only.get(key, value) != value for key, value in (("stage", name), ("member", stages[name]["member"]))
             ):
@@ -37,14 +38,15 @@ def own_runs(folder: Path, only: Mapping[str, str]) -> tuple[list[Run], list[str
                 findings.append(f"{folder.name}: {name} is left out: {why}")
                 continue
             steps, loss, reached = _curve(folder, lineage)
-            if not len(steps) or reached != sum(stage["steps"] for stage in lineage):
+            lost = name in diverged
+            if not lost and (not len(steps) or reached != sum(stage["steps"] for stage in lineage)):
                 findings.append(f"{folder.name}: {name} is left out: it is not finished")
                 continue
             runs.append(
                 Run(
                     f"{folder.name}/{name}",
                     _schedule(lineage),
-                    float(loss[-1]),
+                    None if lost else float(loss[-1]),
                     steps,
                     loss,
                     size=float(lineage[-1]["parameters"]["total"]),
@@ -108,9 +110,22 @@ def _named(parts: list[NamedSchedule]) -> NamedSchedule | None:
     )
 
 
-def _leaves(stages: dict[str, Any]) -> list[str]:
+def _ends(stages: dict[str, Any], diverged: set[str]) -> list[str]:
+    """Stages that end a run: leaves, those that finish a member, and those that diverged, but nothing after these."""
     parents = {stage["parent"] for stage in stages.values()}
-    return [name for name, stage in stages.items() if name not in parents or stage["member"]]
+    ends = [name for name, stage in stages.items() if name not in parents or stage["member"] or name in diverged]
+    return [name for name in ends if not diverged & {stage["name"] for stage in _lineage(stages, name)[:-1]}]
+
+
+def _diverged(folder: Path) -> set[str]:
+    """Stages that the ledger last says have diverged."""
+    found: set[str] = set()
+    for event in _records(folder / "ledger.jsonl"):
+        if event.get("event") == "stage_diverged":
+            found.add(str(event["stage"]))
+        elif event.get("event") == "stage_finished":
+            found.discard(str(event["stage"]))
+    return found
 
 
 def _lineage(stages: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -143,7 +158,7 @@ def _curve(folder: Path, lineage: list[dict[str, Any]]) -> tuple[Steps, Array, i
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl up to a line that a kill cut in half."""
+    """The records of a file of JSON lines up to a line that a kill cut in half."""
     found: list[dict[str, Any]] = []
     if not path.is_file():
         return found

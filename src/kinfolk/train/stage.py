@@ -21,6 +21,7 @@ from kinfolk.family.recipe import Checkpoints, Recipe
 from kinfolk.growth.dynamics import StageRates
 from kinfolk.plan.stages import Stage
 from kinfolk.train import checkpoint
+from kinfolk.train.divergence import DivergedError, Watch
 from kinfolk.train.engine import Engine, MainStopped, Precision
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.monitor import Monitor, View
@@ -65,8 +66,8 @@ def train_stage(
     `model` supplies the architecture; its weights come from the checkpoint. The last checkpoint is always written.
     `rates` are those of a grown model's coordinates, where they differ from the stage's, and `factors` those of its
     parameters under rate transfer.
-    Raises Interrupted after saving when a stop was asked for, and KinfolkError on a loss or gradient that is not
-    finite, with the last good checkpoint kept.
+    Raises Interrupted after saving when a stop was asked for, and DivergedError on a loss or gradient that is not
+    finite, or a loss that stays worse than guessing, with the last good checkpoint kept.
     """
     assert stage.shape is not None
     engine.use_threads(stage.shape)
@@ -99,6 +100,7 @@ def train_stage(
     began = time.monotonic()
     saving = SavingClock(recipe.checkpoints, expected=began - loading)
     keeping = kept_checkpoints(stage, recipe)
+    watch = Watch(model.config.vocab_size)
     if engine.is_main:
         view.stage_started(stage.name, stage.steps, first.step)
 
@@ -123,8 +125,9 @@ def train_stage(
             mine_of_all = torch.tensor([*sums, float(stop), float(due)], dtype=torch.float64)
             *totals, stops, dues = engine.sum(mine_of_all).tolist()
             mean_loss, mean_z_loss = (total / tokens for total in totals)
-            if not (math.isfinite(mean_loss) and math.isfinite(gradient_norm)):
-                raise _not_finite(stage, position.step + 1, mean_loss, gradient_norm, kept, engine)
+            fault = watch.fault(mean_loss, gradient_norm, warmed_up=part.begin >= stage.rate.warmup_steps)
+            if fault:
+                raise _diverged(stage, position.step + 1, fault, kept, engine)
             # Saved before the update: that the loss is finite has just shown that these weights are good.
             if (stops or dues) and position.step > saved.step:
                 kept, saved = saving.timed(save), position
@@ -159,7 +162,7 @@ def train_stage(
             if position.step % held_out_every == 0 or position.step == stage.steps:
                 held_out_loss = quick_loss(objective, held_out, micro, precision, engine)
                 if not math.isfinite(held_out_loss):
-                    raise _not_finite(stage, position.step, held_out_loss, gradient_norm, kept, engine)
+                    raise _diverged(stage, position.step, f"held-out loss {held_out_loss}", kept, engine)
                 if monitor:
                     monitor.record({"step": position.step, "held_out_loss": held_out_loss})
         if position.step > saved.step:
@@ -271,15 +274,14 @@ def held_out_sample(store: TokenStore, context_length: int) -> Tensor:
     )
 
 
-def _not_finite(
-    stage: Stage, step: int, loss: float, norm: float, kept: Path, engine: Engine
-) -> KinfolkError | MainStopped:
+def _diverged(stage: Stage, step: int, fault: str, kept: Path, engine: Engine) -> DivergedError | MainStopped:
     """The error of a diverged run; all processes come to it together, so one of them explains it."""
     if not engine.is_main:
         return MainStopped()
-    what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
-    return KinfolkError(
-        f"{what} at step {step} of {stage.steps}: training stopped, and the weights that led to it are not kept",
+    return DivergedError(
+        fault,
+        step=step,
+        steps=stage.steps,
         where=f"stage {stage.name}",
         fix=f"lower recipe.peak_learning_rate (now {stage.rate.peak:g} at its peak), lengthen the warm-up, or set "
         f"recipe.precision to float32, and build into another --run; the last good checkpoint is kept at {kept}",
