@@ -137,8 +137,9 @@ class LossLaw(_Record):
     @overload
     def predict(self, parameters: Array | float, tokens: Array) -> Array: ...
     def predict(self, parameters: Array | float, tokens: Array | float) -> Array | float:
-        """Loss of a model of N `parameters` after D `tokens`; arrays broadcast."""
-        loss = self.E + self.A * np.power(parameters, -self.alpha) + self.B * np.power(tokens, -self.beta)
+        """Loss of a model of N `parameters` after D `tokens`; arrays broadcast. What overflows is infinite."""
+        with np.errstate(over="ignore"):
+            loss = self.E + self.A * np.power(parameters, -self.alpha) + self.B * np.power(tokens, -self.beta)
         return loss if isinstance(loss, np.ndarray) else float(loss)
 
     def interval(self, parameters: float, tokens: float) -> tuple[float, float] | None:
