@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinfolk.cli.options import JsonOption, conditions
+from kinfolk.cli.options import JsonOption, WhereOption, conditions
 from kinfolk.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ ParametersOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="Co
 TokensOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of training tokens.")]
 LossOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of held-out losses.")]
 FlopsOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of 6ND, if tokens are not given.")]
-WhereOption = Annotated[list[str], typer.Option(metavar="COLUMN=VALUE", help="Use only rows with this value.")]
 CountingOption = Annotated[str | None, typer.Option(help="What sizes count: total or non_embedding.")]
 
 

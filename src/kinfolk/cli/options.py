@@ -23,6 +23,7 @@ LawOption = Annotated[
 BytesOption = Annotated[
     float | None, typer.Option(metavar="BYTES", help="Bytes in a token, for bits per byte; measured in your own runs.")
 ]
+WhereOption = Annotated[list[str], typer.Option(metavar="COLUMN=VALUE", help="Use only rows with this value.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 
 

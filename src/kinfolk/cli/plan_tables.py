@@ -150,6 +150,8 @@ def recipe_line(recipe: dict[str, Any], tokens_per_step: int) -> str:
         parts.append(f"z-loss {recipe['z_loss']:g}")
     if recipe["gradient_clip"] == "none":
         parts.append("no gradient clip")
+    if recipe["peak_rule"] != "exponent":
+        parts.append(f"peaks by {recipe['peak_rule']}")
     size = f"{tokens_per_step:,} tokens a step"
     if warmup:
         size = (

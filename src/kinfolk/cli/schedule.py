@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinfolk.cli.options import JsonOption, conditions
+from kinfolk.cli.options import JsonOption, WhereOption, conditions
 from kinfolk.cli.progress import progress
+from kinfolk.cli.schedule_peaks import compare_peaks
+from kinfolk.cli.schedule_stability import predict_divergence
 
 if TYPE_CHECKING:
     from kinfolk.schedule.law import KindName
@@ -17,7 +19,6 @@ schedule = typer.Typer(
     help="Fit laws of the learning-rate schedule to cheap runs, and choose a schedule with them.", no_args_is_help=True
 )
 
-WhereOption = Annotated[list[str], typer.Option(metavar="COLUMN=VALUE", help="Use only rows with this value.")]
 TokensPerStepOption = Annotated[float | None, typer.Option(help="Tokens of one optimizer step.")]
 SettingsText = "steps=N,peak_lr=X,shape=linear,decay_fraction=0.2,end_ratio=0,warmup_steps=N"
 
@@ -143,6 +144,10 @@ def rank(
     from kinfolk.cli.schedule_tables import print_ranking
 
     print_ranking(ranking, top)
+
+
+schedule.command("peaks")(compare_peaks)
+schedule.command("stability")(predict_divergence)
 
 
 def _kind(text: str) -> "KindName":

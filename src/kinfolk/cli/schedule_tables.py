@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from kinfolk.cli.numbers import short
+from kinfolk.cli.schedule_stability_tables import print_scores
+from kinfolk.schedule.divergence_scores import scores_document
 from kinfolk.schedule.features import NAMES
 from kinfolk.schedule.fitted import ScheduleFit
 from kinfolk.schedule.law import ScheduleLaw
@@ -54,6 +56,8 @@ def print_fit(fitted: ScheduleFit) -> None:
     worst = max(fitted.residuals, key=lambda each: abs(each[2] - each[1]))
     print(f"largest residual: {worst[2] - worst[1]:+.4f} at {worst[0]}")
     print(_stability(law))
+    if law.stability.regression:
+        print_scores(scores_document(fitted.divergence))
     for finding in fitted.findings:
         print(f"note: {finding}")
 

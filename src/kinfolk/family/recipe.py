@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kinfolk.family.base import Spec
 from kinfolk.family.faults import MisfitError
+from kinfolk.family.peak_rules import PeakRule
 from kinfolk.family.rate_transfer import RateTransfer
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -80,8 +81,10 @@ class BatchWarmup(Spec):
 class Recipe(Spec):
     peak_learning_rate: float = Field(default=3e-3, gt=0)
     """Peak of the first member."""
+    peak_rule: PeakRule = "exponent"
+    """How the peaks of the other members follow from it; see `kinfolk.family.peak_rules`."""
     peak_exponent: float = Field(default=0.0, ge=0, le=2)
-    """Lowers the peak by size, as arXiv 2504.00623 proposes: peak_i = peak (N_i / N_1)^-exponent."""
+    """Of the rule `exponent`, which lowers the peak by size as arXiv 2504.00623 does: peak_i = peak (N_i / N_1)^-e."""
     rate_transfer: RateTransfer = RateTransfer()
     """Rates of the other shapes from those of one, by parameter; the peak is then that one's."""
     schedule: Schedule = Schedule()
@@ -102,6 +105,16 @@ class Recipe(Spec):
     max_epochs: float = Field(default=4.0, gt=0)
     """A plan that reads its training data more often than this warns. Up to 4 times, repeated data are nearly as good
     as new (Muennighoff et al., arXiv 2305.16264, section 6)."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.peak_exponent and self.peak_rule != "exponent":
+            raise MisfitError(
+                f"the rule {self.peak_rule} says how peaks fall, and an exponent would lower them a second time",
+                field="peak_exponent",
+                fix="set it to 0, or peak_rule to exponent",
+            )
+        return self
 
     @field_validator("gradient_clip", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from kinfolk.family.base import Named, Spec, check_names
 from kinfolk.family.data import Data, Tokenizer, TrainedTokenizer, Version
 from kinfolk.family.faults import MisfitError
 from kinfolk.family.patch import Patch
+from kinfolk.family.peak_rules import PeakRule, Size, peak_ratio
 from kinfolk.family.rate_transfer import Factors, parameter_factors
 from kinfolk.family.recipe import Growth, Recipe, halves
 from kinfolk.family.shapes import Architecture, Shape, growth_misfits, parameter_count
@@ -155,6 +156,12 @@ class Family(Named):
                 field="recipe.peak_exponent",
                 fix="set it to 0, or recipe.rate_transfer.rule to none",
             )
+        if self.recipe.peak_rule != "exponent":
+            raise MisfitError(
+                f"rate transfer keeps one peak for all sizes, and {self.recipe.peak_rule} would lower it a second time",
+                field="recipe.peak_rule",
+                fix="set it to exponent, or recipe.rate_transfer.rule to none",
+            )
         if self.recipe.optimizer.matrices == "muon":
             raise MisfitError(
                 "the factors of rate transfer are Adam's, and a matrix that Muon moves scales by other ones",
@@ -238,12 +245,24 @@ class Family(Named):
         """Tokens that a version of the data adds to the training of the largest member."""
         return version.tokens if version.tokens is not None else self.tokens(self.members[-1])
 
+    def size(self, member: Member) -> Size:
+        """What rules for the peak know of a member."""
+        counted = self.parameters(member)
+        if member.shape is None:
+            return Size(counted, counted, self.tokens(member))
+        count = parameter_count(member.shape, self.embedding_rows, self.model.architecture)
+        return Size(counted, count.non_embedding, self.tokens(member))
+
     def peak_learning_rate(self, member: Member) -> float:
-        """The member's own peak, or the recipe's lowered by size."""
+        """The member's own peak, or the recipe's carried over from the first member by the recipe's rule."""
         if member.peak_learning_rate is not None:
             return member.peak_learning_rate
-        ratio = self.parameters(member) / self.parameters(self.members[0])
-        return float(self.recipe.peak_learning_rate * ratio**-self.recipe.peak_exponent)
+        return self.peak_by(self.recipe.peak_rule, member)
+
+    def peak_by(self, rule: PeakRule, member: Member) -> float:
+        """What a rule makes of the recipe's peak for a member."""
+        ratio = peak_ratio(rule, self.size(member), self.size(self.members[0]), self.recipe.peak_exponent)
+        return self.recipe.peak_learning_rate * ratio
 
     @property
     def base_shape(self) -> Shape | None:

@@ -116,8 +116,8 @@ def objective_document(objective: Objective) -> dict[str, Any]:
 
 
 def recipe_document(recipe: Recipe) -> dict[str, Any]:
-    """What is minimised and by which optimizer, as JSON."""
-    fields = {"optimizer", "gradient_clip", "z_loss", "batch_warmup"}
+    """What is minimised, by which optimizer, and by which rule peaks fall with size, as JSON."""
+    fields = {"optimizer", "gradient_clip", "z_loss", "batch_warmup", "peak_rule"}
     return recipe.model_dump(mode="json", include=fields)
 
 

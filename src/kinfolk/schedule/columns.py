@@ -20,6 +20,7 @@ _USUAL = {
     "tokens_per_step": ("tokensperstep", "batchtokens"),
     "tokens": ("tokens", "traintokens", "trainingtokens"),
     "curve": ("curve", "curvefile"),
+    "stopped_at": ("stoppedat", "stopstep", "stoppedstep", "divergedat"),
     "name": ("name", "run", "runname"),
 }
 """Names by which columns of a table of runs are known, without case and punctuation, in order of preference."""

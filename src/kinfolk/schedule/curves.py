@@ -12,6 +12,7 @@ from kinfolk.laws.checks import lines
 from kinfolk.laws.columns import number
 from kinfolk.laws.tables import Row
 from kinfolk.schedule.columns import curve_columns
+from kinfolk.schedule.labels import curve_diverged
 from kinfolk.schedule.shapes import Array, Steps, warmup_of
 from kinfolk.schedule.sources import from_array
 
@@ -23,8 +24,6 @@ LATEST_START = 0.2
 """Share of the steps that may be missing at the beginning; what is missing is taken to be a warm-up."""
 GAP = 5.0
 """Times the median spacing, from which on a spacing is a gap."""
-DIVERGED = 1.3
-"""A curve that ends this many times above its lowest loss has diverged."""
 SMOOTH = -0.16
 """Correlation of neighbouring differences from which on a curve is called smoothed: independent measurements have
 -0.5 (-0.5 to -0.17 on the public curves), moving averages over ten points -0.14 to 0.5."""
@@ -50,6 +49,8 @@ class Curve:
     rates: Array | None
     """The rate of every step (steps,), rebuilt from the points; None if the file has none."""
     diverged: bool
+    reached: int
+    """Step of the last point, of whatever loss."""
 
 
 def curve_of(rows: Sequence[Row], path: Path, rates: Array | None = None) -> tuple[Curve, list[Flag]]:
@@ -80,19 +81,17 @@ def curve_of(rows: Sequence[Row], path: Path, rates: Array | None = None) -> tup
         ]
         rates = _rebuilt(step, np.array([math.nan if value is None else value for value in rate]), where, findings)
     _check_units(loss, where)
-    diverged = bool(np.isnan(loss).any())
-    warmup = warmup_of(rates) if rates is not None else 0
+    warmup, reached = warmup_of(rates) if rates is not None else 0, int(step[-1])
+    diverged = curve_diverged(step, loss, warmup)
     usable = np.isfinite(loss) & (step > warmup)
     step, loss = step[usable], loss[usable]
-    if not diverged:
-        diverged = len(loss) > 0 and bool(loss[-1] > DIVERGED * loss.min())
     if len(loss) < FEWEST_POINTS and not diverged:
         raise KinfolkError(
             f"too short: {len(loss)} points after the warm-up", where=where, fix=f"give at least {FEWEST_POINTS} points"
         )
     if len(loss) >= FEWEST_POINTS:
         findings += _gaps(step, where) + _smoothed(loss, columns["loss"], where)
-    return Curve(step, loss, rates, diverged), findings
+    return Curve(step, loss, rates, diverged, reached), findings
 
 
 def curve_schedule(rows: Sequence[Row], path: Path) -> tuple[Array, Steps, list[Flag]]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kinfolk.errors import KinfolkError
+from kinfolk.schedule.divergence_scores import LeftOut, left_out_scores, scores_document
 from kinfolk.schedule.features import Units
 from kinfolk.schedule.holdout import Errors, folds
 from kinfolk.schedule.kinds import KINDS, Kind
@@ -46,6 +47,8 @@ class ScheduleFit:
     """Name, measured and predicted final loss of every fitted run."""
     offset: float
     """What curves were raised by to meet the final losses, in nats."""
+    divergence: tuple[LeftOut, ...]
+    """What the prediction of divergence is worth on runs left out; empty where too few of one outcome are there."""
     findings: tuple[str, ...]
 
 
@@ -107,7 +110,8 @@ def fit_runs(
     if law.calibration.basis == "assumed":
         findings.append("no other schedule could be left out to calibrate an interval: its width is an assumption")
     residuals = tuple((run.name, final_loss(run), float(law.predict(run.schedule)[0])) for run in finished)
-    return ScheduleFit(runs, law, tuple(trials), why, residuals, offset, tuple(findings))
+    scores = left_out_scores(runs.runs)
+    return ScheduleFit(runs, law, tuple(trials), why, residuals, offset, scores, tuple(findings))
 
 
 def _units(runs: Sequence[Run], findings: list[str]) -> Units:
@@ -222,6 +226,7 @@ def fit_document(fitted: ScheduleFit) -> dict[str, Any]:
         "tie": law.tie,
         "fitted": law.fitted.model_dump(mode="json"),
         "stability": law.stability.model_dump(mode="json"),
+        "divergence": scores_document(fitted.divergence),
         "curve_offset": fitted.offset,
         "residuals": [
             {"run": name, "loss": loss, "predicted": said, "difference": said - loss}

@@ -182,6 +182,11 @@ class ScheduleLaw(_Record):
         """Losses closer than this, in nats, cannot be told apart: twice the noise, at least 0.0024."""
         return max(2 * self.noise, 0.0024)
 
+    def tie_at(self, loss: float, steps: int) -> float:
+        """The same of forecasts around `loss` for a horizon, whose comparison the law itself may get wrong."""
+        beyond = max(0.0, math.log(steps / self.fitted.steps[1]))
+        return max(self.tie, self.calibration.difference * (1 + beyond) * loss)
+
 
 def save_law(path: Path, law: ScheduleLaw) -> None:
     """Write a law as JSON, atomically."""

@@ -51,6 +51,7 @@ def own_runs(folder: Path, only: Mapping[str, str]) -> tuple[list[Run], list[str
                     loss,
                     size=float(lineage[-1]["parameters"]["total"]),
                     tokens_per_step=float(plan["tokens_per_step"]),
+                    stopped_at=sum(stage["steps"] for stage in lineage[:-1]) + diverged[name] if lost else None,
                 )
             )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -110,21 +111,21 @@ def _named(parts: list[NamedSchedule]) -> NamedSchedule | None:
     )
 
 
-def _ends(stages: dict[str, Any], diverged: set[str]) -> list[str]:
+def _ends(stages: dict[str, Any], diverged: Mapping[str, int]) -> list[str]:
     """Stages that end a run: leaves, those that finish a member, and those that diverged, but nothing after these."""
     parents = {stage["parent"] for stage in stages.values()}
     ends = [name for name, stage in stages.items() if name not in parents or stage["member"] or name in diverged]
-    return [name for name in ends if not diverged & {stage["name"] for stage in _lineage(stages, name)[:-1]}]
+    return [name for name in ends if not any(stage["name"] in diverged for stage in _lineage(stages, name)[:-1])]
 
 
-def _diverged(folder: Path) -> set[str]:
-    """Stages that the ledger last says have diverged."""
-    found: set[str] = set()
+def _diverged(folder: Path) -> dict[str, int]:
+    """Stages that the ledger last says have diverged, and the step at which they did."""
+    found: dict[str, int] = {}
     for event in _records(folder / "ledger.jsonl"):
         if event.get("event") == "stage_diverged":
-            found.add(str(event["stage"]))
+            found[str(event["stage"])] = int(event["step"])
         elif event.get("event") == "stage_finished":
-            found.discard(str(event["stage"]))
+            found.pop(str(event["stage"]), None)
     return found
 
 

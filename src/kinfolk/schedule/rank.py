@@ -105,7 +105,7 @@ def rank(
     odd = [each for each, loss in forecasts.items() if not math.isfinite(loss)]
     if odd:
         raise KinfolkError(f"the law has no value at {odd[0]}", where="--law", fix="fit it to runs like it")
-    allowed = [each for each in schedules if law.stability.risk(each)[0] != "refused"]
+    allowed = [each for each in schedules if law.stability.risk(each, size)[0] != "refused"]
     if not allowed:
         raise KinfolkError(
             f"every peak is more than half above {law.stability.largest_stable:g}, the largest seen stable",
@@ -113,13 +113,12 @@ def rank(
             fix="give lower peaks, or fit runs with higher ones",
         )
     best = min(allowed, key=lambda each: forecasts[each])
-    beyond = max(0.0, math.log((steps + (after.steps if after else 0)) / law.fitted.steps[1]))
-    tie = max(law.tie, law.calibration.difference * (1 + beyond) * forecasts[best])
+    tie = law.tie_at(forecasts[best], steps + (after.steps if after else 0))
 
     def ranked(schedule: NamedSchedule) -> Ranked:
         loss = forecasts[schedule]
         half = float(law.half_width(whole[schedule])[0])
-        risk, probability = law.stability.risk(schedule)
+        risk, probability = law.stability.risk(schedule, size)
         return Ranked(
             schedule,
             loss,

@@ -29,6 +29,8 @@ class Run:
     size: float | None = None
     """Parameters of the model."""
     tokens_per_step: float | None = None
+    stopped_at: int | None = None
+    """Steps after which a run that diverged was stopped, where that is known."""
 
     @property
     def diverged(self) -> bool:

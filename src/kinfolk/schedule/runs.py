@@ -1,16 +1,17 @@
 """Runs that a schedule law is fitted to: from tables of settings, whole loss curves, and kinfolk's own run folders."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from kinfolk.errors import KinfolkError
-from kinfolk.laws.checks import check_one_population, duplicates
+from kinfolk.laws.checks import check_one_population, duplicates, lines
 from kinfolk.laws.tables import matching, table_rows
 from kinfolk.schedule.columns import is_curve
 from kinfolk.schedule.curves import Curve, curve_of, sentences
+from kinfolk.schedule.labels import with_high_losses
 from kinfolk.schedule.own_runs import own_runs
 from kinfolk.schedule.run import Run
 from kinfolk.schedule.settings import settings_runs
@@ -18,7 +19,7 @@ from kinfolk.schedule.settings import settings_runs
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs of one model on one data set, and what is odd about them."""
+    """Runs on one data set, of one model unless they are a sweep over sizes, and what is odd about them."""
 
     runs: tuple[Run, ...]
     source: str
@@ -42,11 +43,36 @@ class Runs:
 
 
 def read_runs(paths: Sequence[Path], *, only: Mapping[str, str] | None = None) -> Runs:
-    """The runs in CSV or parquet tables (of settings, or of a curve) and in kinfolk's run folders.
+    """The runs of one model in CSV or parquet tables (of settings, or of a curve) and in kinfolk's run folders.
 
     `only` keeps the rows of tables in which columns have a value. KinfolkError for what cannot be schedules and losses,
     for several sizes or data sets at once, and if every run diverged. What is merely odd is a finding.
     """
+    found = _read_all(paths, only)
+    _check_one_model(found.runs, found.source)
+    return _labelled(found)
+
+
+def read_sweep(paths: Sequence[Path], *, only: Mapping[str, str] | None = None) -> Runs:
+    """The same of models of any sizes, for what they say of divergence; KinfolkError if some do not say their size."""
+    found = _read_all(paths, only)
+    sizes = {run.size for run in found.runs}
+    unknown = [run.name for run in found.runs if run.size is None]
+    if unknown and len(sizes) > 2:
+        raise KinfolkError(
+            f"{len(unknown)} of the runs, such as {unknown[0]}, do not say their size, and the others have "
+            f"{len(sizes) - 1}",
+            where=found.source,
+            fix="add a column `size`",
+        )
+    batches = {run.tokens_per_step for run in found.runs if run.tokens_per_step is not None}
+    said = found.findings
+    if len(batches) > 1:
+        said += (f"the runs have {len(batches)} numbers of tokens per step, which the prediction does not know of",)
+    return _labelled(replace(found, findings=said))
+
+
+def _read_all(paths: Sequence[Path], only: Mapping[str, str] | None) -> Runs:
     if not paths:
         raise KinfolkError("there are no runs", fix="give a table of runs, loss curves or a run directory")
     found: list[Run] = []
@@ -55,17 +81,19 @@ def read_runs(paths: Sequence[Path], *, only: Mapping[str, str] | None = None) -
         runs, odd = _read(path, only or {})
         found += runs
         findings += odd
-    where = ", ".join(str(path) for path in paths)
-    _check_one_model(found, where)
-    diverged = [run.name for run in found if run.diverged]
-    if len(diverged) == len(found):
-        raise KinfolkError("every run diverged", where=where, fix="give runs that ended with a loss")
+    return Runs(tuple(found), ", ".join(str(path) for path in paths), tuple(findings))
+
+
+def _labelled(found: Runs) -> Runs:
+    """The runs, those of far too high a loss counted among the diverged; KinfolkError if every one is."""
+    runs = with_high_losses(found.runs)
+    diverged = [run.name for run in runs if run.diverged]
+    if len(diverged) == len(runs):
+        raise KinfolkError("every run diverged", where=found.source, fix="give runs that ended with a loss")
+    said = found.findings
     if diverged:
-        findings.append(
-            f"diverged: {', '.join(diverged[:3])}{f' and {len(diverged) - 3} more' if len(diverged) > 3 else ''}; "
-            "not fitted, but counted for the risk of divergence"
-        )
-    return Runs(tuple(found), where, tuple(findings))
+        said += (f"diverged: {lines(diverged)}; not fitted, but counted for the risk of divergence",)
+    return Runs(tuple(runs), found.source, said)
 
 
 def _read(path: Path, only: Mapping[str, str]) -> tuple[list[Run], list[str]]:

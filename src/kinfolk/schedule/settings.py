@@ -23,8 +23,6 @@ OTHER_NAMES: dict[str, Shape] = {
 }
 FIELDS = ("steps", "peak_lr", "shape", "warmup_steps", "warmup_from", "decay_fraction", "end_ratio", "power")
 """Of a schedule, by the names of their columns."""
-DIVERGED = 1.5
-"""A final loss above this many times the best run's is that of a run that diverged."""
 
 
 def settings_runs(rows: Sequence[Row], path: Path) -> tuple[list[Run], list[str]]:
@@ -47,18 +45,19 @@ def settings_runs(rows: Sequence[Row], path: Path) -> tuple[list[Run], list[str]
             loss,
             size=_optional(row, columns, "size", path),
             tokens_per_step=_tokens_per_step(row, columns, schedule, path),
+            stopped_at=_stopped_at(row, columns, schedule, path) if loss is None else None,
         )
         file = row.values.get(columns.get("curve", ""), "")
         if file:
             curve, odd = _curve_beside(path.parent / file, schedule)
             flags += odd
-            run = replace(run, curve_steps=curve.steps, curve_loss=curve.loss, loss=None if curve.diverged else loss)
+            run = replace(run, curve_steps=curve.steps, curve_loss=curve.loss)
+            if curve.diverged:
+                run = replace(run, loss=None, stopped_at=run.stopped_at or curve.reached)
         runs.append(run)
     findings = [f"{note}: {lines(found)}" for note, found in odd_fractions.items()] + sentences(flags)
     _check_losses(runs, rows, columns["loss"], path)
-    best = min((run.loss for run in runs if run.loss is not None), default=math.inf)
-    high = [run.loss is not None and run.loss > DIVERGED * best for run in runs]
-    return [replace(run, loss=None) if much else run for run, much in zip(runs, high, strict=True)], findings
+    return runs, findings
 
 
 def settings_schedule(row: Row, columns: dict[str, str], path: Path) -> tuple[NamedSchedule, str | None]:
@@ -125,6 +124,18 @@ def _tokens_per_step(row: Row, columns: dict[str, str], schedule: NamedSchedule,
     return given if given is not None or tokens is None else round(tokens / schedule.steps)
 
 
+def _stopped_at(row: Row, columns: dict[str, str], schedule: NamedSchedule, path: Path) -> int | None:
+    """Steps that a diverged run did."""
+    found = _optional(row, columns, "stopped_at", path)
+    if found is None or (found == int(found) and found <= schedule.steps):
+        return None if found is None else int(found)
+    raise KinfolkError(
+        f"{found:g} is not one of the {schedule.steps} steps of the run",
+        where=f"{path}: {row.name}, column {columns['stopped_at']!r}",
+        fix="give the step at which it was stopped, or nothing",
+    )
+
+
 def _optional(row: Row, columns: dict[str, str], role: str, path: Path) -> float | None:
     if role not in columns:
         return None
@@ -167,9 +178,9 @@ def _check_losses(runs: Sequence[Run], rows: Sequence[Row], column: str, path: P
 def _curve_beside(path: Path, schedule: NamedSchedule) -> tuple[Curve, list[Flag]]:
     """The curve that a row names, which needs no column of rates: the row has the schedule."""
     curve, findings = curve_of(table_rows(path), path, rates(schedule))
-    if curve.steps[-1] > schedule.steps:
+    if curve.reached > schedule.steps:
         raise KinfolkError(
-            f"the curve has step {curve.steps[-1]}, its schedule {schedule.steps} steps",
+            f"the curve has step {curve.reached}, its schedule {schedule.steps} steps",
             where=str(path),
             fix="give the curve of this run",
         )
