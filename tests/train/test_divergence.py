@@ -45,6 +45,7 @@ def test_a_build_stops_at_once_and_says_that_it_diverged(tmp_path: Path) -> None
 
     runs, findings = own_runs(tmp_path / "run", {})
     assert [(run.name, run.loss, run.peak, run.steps) for run in runs] == [("run/small", None, 8.0, 60)]
+    assert runs[0].stopped_at == caught.value.step
     assert any("large is left out: it is not finished" in finding for finding in findings)
     with pytest.raises(KinfolkError, match="every run diverged"):
         read_runs([tmp_path / "run"])

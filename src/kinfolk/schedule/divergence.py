@@ -64,8 +64,11 @@ def fit_regression(runs: Sequence[Run]) -> Regression | None:
     if min((label > 0).sum(), (label < 0).sum()) < FEWEST:
         return None
     sized = all(run.size is not None for run in runs)
-    x = np.stack([_features(run.peak, warmup_of(run.schedule), run.size if sized else None) for run in runs])
-    centre, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+    x = np.stack(
+        [_features(peak_of(run.schedule), warmup_of(run.schedule), run.size if sized else None) for run in runs]
+    )
+    centre, spread = x.mean(axis=0), x.std(axis=0)
+    scale = np.where(spread > 1e-6, spread, 1.0)  # a feature that all runs share says nothing
     standard = (x - centre) / scale
 
     def objective(at: Array) -> tuple[float, Array]:

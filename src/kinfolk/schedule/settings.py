@@ -53,7 +53,7 @@ def settings_runs(rows: Sequence[Row], path: Path) -> tuple[list[Run], list[str]
             flags += odd
             run = replace(run, curve_steps=curve.steps, curve_loss=curve.loss)
             if curve.diverged:
-                run = replace(run, loss=None, stopped_at=run.stopped_at or curve.reached)
+                run = replace(run, loss=None, stopped_at=curve.reached if run.stopped_at is None else run.stopped_at)
         runs.append(run)
     findings = [f"{note}: {lines(found)}" for note, found in odd_fractions.items()] + sentences(flags)
     _check_losses(runs, rows, columns["loss"], path)
