@@ -8,7 +8,10 @@ from synthetic_run import Maker
 from test_divergence_prediction import sweep
 from test_schedule_command import HEADER, document, refused, rows_of_truth, schedule, table
 
-from kinfolk.schedule.runs import read_sweep
+from kinfolk.cli.schedule_tables import print_fit
+from kinfolk.schedule.fitted import fit_document, fit_runs
+from kinfolk.schedule.law import save_law
+from kinfolk.schedule.runs import read_runs, read_sweep
 from kinfolk.schedule.shapes import warmup_of
 
 SWEEP = ("size", "tokens_per_step", *HEADER, "stopped_at", "seed")
@@ -90,16 +93,25 @@ def test_runs_that_all_diverged_are_refused(tmp_path: Path) -> None:
     assert "every run diverged" in str(refused("stability", table(tmp_path / "lost.csv", rows, SWEEP)))
 
 
-def test_fit_shows_the_scores_of_its_one_size(tmp_path: Path) -> None:
-    rows = rows_of_truth()
+def test_fit_shows_the_scores_of_its_one_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row for row in rows_of_truth() if row[0] == 16_000 and row[4] != 0.3 and row[3] == "linear"]
     rows += [[16_000, warmup, peak, "linear", 0.3, 0, ""] for warmup in (50, 100, 300) for peak in (8e-3, 1.6e-2)]
-    path = table(tmp_path / "runs.csv", rows)
-    (part,) = document("fit", path)["divergence"]
+    fitted = fit_runs(read_runs([table(tmp_path / "runs.csv", rows)]), size=1e8)
+    (part,) = fit_document(fitted)["divergence"]
     assert (part["left_out"], part["groups"], part["judged"]) == ("peak", 5, len(rows))
     assert [score["predictor"] for score in part["scores"]][-1] == "threshold on the peak"
     assert part["scores"][0]["f1"] > 0.9
-    shown = schedule("fit", path)
-    assert "prediction of divergence on runs left out" in shown
+    print_fit(fitted)
+    assert "prediction of divergence on runs left out" in capsys.readouterr().out
+    # A larger model is riskier at the same peak, and is refused above the same cap.
+    save_law(tmp_path / "law.json", fitted.law)
+    wanted = ("rank", "--law", tmp_path / "law.json", "--steps", 16_000, "--peaks", "2e-3,2.9e-3,3.1e-3")
+    own, larger = (
+        {each["peak_lr"]: each for each in document(*wanted, "--size", size)["candidates"]} for size in (1e8, 8e8)
+    )
+    for peak in (2e-3, 2.9e-3):
+        assert own[peak]["divergence_probability"] < larger[peak]["divergence_probability"]
+    assert own[3.1e-3]["risk"] == larger[3.1e-3]["risk"] == "refused"
 
 
 def test_high_losses_are_judged_within_a_size(tmp_path: Path) -> None:

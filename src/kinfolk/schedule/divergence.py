@@ -67,8 +67,7 @@ def fit_regression(runs: Sequence[Run]) -> Regression | None:
     x = np.stack(
         [_features(peak_of(run.schedule), warmup_of(run.schedule), run.size if sized else None) for run in runs]
     )
-    centre, spread = x.mean(axis=0), x.std(axis=0)
-    scale = np.where(spread > 1e-6, spread, 1.0)  # a feature that all runs share says nothing
+    centre, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
     standard = (x - centre) / scale
 
     def objective(at: Array) -> tuple[float, Array]:

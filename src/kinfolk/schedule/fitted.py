@@ -1,7 +1,7 @@
 """From runs to everything that is said about them: the law to trust, the others beside it, and what the runs lack."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -104,7 +104,7 @@ def fit_runs(
             for run in finished
             if isinstance(run.schedule, NamedSchedule) and run.loss is not None
         ),
-        stability=stability(runs.runs),
+        stability=stability([replace(run, size=run.size or size) for run in runs.runs]),
         cautions=tuple(missing),
     )
     if law.calibration.basis == "assumed":
