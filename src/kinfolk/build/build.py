@@ -19,6 +19,7 @@ from kinfolk.build.finish import finish_member
 from kinfolk.build.forecast import check_forecast
 from kinfolk.build.ledger import only_build_in
 from kinfolk.build.origin import first_state, stage_config
+from kinfolk.build.outlook import begin_outlook
 from kinfolk.build.run import BuildView, Run, begin_run, open_run, stages_to_train, unfinished_members
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import LoadedFamily
@@ -128,6 +129,8 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
     context, recipe, folder = run.family.model.context_length, run.family.recipe, run.stages / stage.name
     rates = stage_rates(run.plan, stage.name, run.family.model.architecture, parameters_of(model))
     factors = run.family.factors(stage.shape)
+    documents = {each["name"]: each for each in run.document["stages"]}
+    outlook = begin_outlook(run.folder, documents, stage.name, view.say) if engine.is_main else None
     try:
         trained = train_stage(
             stage,
@@ -142,6 +145,7 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
             interruption,
             rates,
             factors,
+            outlook,
         )
     except Interrupted:
         if engine.is_main:

@@ -8,6 +8,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from kinfolk.build.line import decay_begin
+
 LINE_SECONDS = 10.0
 """Time between two lines where there is no terminal."""
 
@@ -37,6 +39,9 @@ class LiveView:
         self._steps = 0
         self._last_line = 0.0
         self._held_out = ""
+        self._stages: dict[str, dict[str, Any]] = {}
+        self._forecast = ""
+        self._advised = False
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -50,6 +55,7 @@ class LiveView:
     def planned(self, name: str, stages: Sequence[dict[str, Any]]) -> None:
         """Know the plan's stages in the order in which they run, so that the time left of all of them can be told."""
         self._finish_bar()
+        self._stages = {stage["name"]: stage for stage in stages}
         self._work = {stage["name"]: stage["flops"]["matmul"] for stage in stages}
         self._family = self._bars.add_task(name, total=sum(self._work.values()), figures="")
 
@@ -58,6 +64,7 @@ class LiveView:
         self._finish_bar()
         self._name, self._steps = name, steps
         self._last_line, self._held_out = time.monotonic(), ""
+        self._forecast, self._advised = "", False
         names = list(self._work)
         self._work_before = sum(self._work[earlier] for earlier in names[: names.index(name)]) if name in names else 0.0
         if self._work_at_start is None:
@@ -68,12 +75,22 @@ class LiveView:
         """Show a metrics record of the running stage."""
         if "held_out_loss" in record:
             self._held_out = f"  held-out {record['held_out_loss']:.3f}"
+        if "forecast_loss" in record:
+            low, high = record["forecast_low"], record["forecast_high"]
+            self._forecast = f"  end {record['forecast_loss']:.3f} ({low:.3f} to {high:.3f})"
+        if "advised_decay_step" in record and not self._advised:
+            self._advised = True
+            self.say(
+                f"{self._name}  the law would begin the decay at step {record['advised_decay_step']:,.0f} instead: "
+                f"{record['advised_gain']:.3f} nats lower at the end"
+            )
         name = next((name for name in ("loss", "patch_loss") if name in record), None)
         if name is None or self._task is None:
             return
         step = record["step"]
         figures = (
-            f"step {step}/{self._steps}  {name.replace('_', ' ')} {record[name]:.3f}{self._held_out}  "
+            f"step {step}/{self._steps}  {name.replace('_', ' ')} {record[name]:.3f}{self._held_out}{self._forecast}"
+            f"{self._decay_to_come(step)}  "
             f"{record['tokens_per_second']:,.0f} tokens/s"
         )
         self._bars.update(self._task, completed=step, figures=figures)
@@ -97,6 +114,11 @@ class LiveView:
     def say(self, message: str) -> None:
         """Print one line above the bars."""
         self._bars.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def _decay_to_come(self, step: int) -> str:
+        """Where the decay of a stage that holds its rate is planned to begin."""
+        begin = decay_begin(self._stages[self._name]) if self._name in self._stages else None
+        return f"  decay from step {begin:,}" if begin is not None and step < begin else ""
 
     def _work_done(self, step: int) -> float:
         """FLOPs of the plan done so far, by this process and those before it."""

@@ -8,6 +8,7 @@ import typer
 
 from kinfolk.cli.options import JsonOption, WhereOption, conditions
 from kinfolk.cli.progress import progress
+from kinfolk.cli.schedule_advise import advise
 from kinfolk.cli.schedule_peaks import compare_peaks
 from kinfolk.cli.schedule_stability import predict_divergence
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 schedule = typer.Typer(
     help="Fit laws of the learning-rate schedule to cheap runs, and choose a schedule with them.", no_args_is_help=True
 )
+
+schedule.command()(advise)
 
 TokensPerStepOption = Annotated[float | None, typer.Option(help="Tokens of one optimizer step.")]
 SettingsText = "steps=N,peak_lr=X,shape=linear,decay_fraction=0.2,end_ratio=0,warmup_steps=N"

@@ -22,7 +22,7 @@ def own_runs(folder: Path, only: Mapping[str, str]) -> tuple[list[Run], list[str
     A stage that goes on from another in the same shape is one run with it. A grown stage is left out: growth begins a
     schedule of its own at a loss that no schedule explains. So is training on patches.
     """
-    plan = _document(folder / "plan.json")
+    plan = plan_of(folder)
     runs, findings = [], []
     try:
         stages = {stage["name"]: stage for stage in plan["stages"]}
@@ -45,7 +45,7 @@ def own_runs(folder: Path, only: Mapping[str, str]) -> tuple[list[Run], list[str
             runs.append(
                 Run(
                     f"{folder.name}/{name}",
-                    _schedule(lineage),
+                    joined([stage_schedule(stage["rate"], stage["steps"]) for stage in lineage if stage["steps"]]),
                     None if lost else float(loss[-1]),
                     steps,
                     loss,
@@ -85,8 +85,8 @@ def stage_schedule(rate: dict[str, Any], steps: int) -> NamedSchedule:
     )
 
 
-def _schedule(lineage: list[dict[str, Any]]) -> Schedule:
-    parts = [stage_schedule(stage["rate"], stage["steps"]) for stage in lineage if stage["steps"]]
+def joined(parts: list[NamedSchedule]) -> Schedule:
+    """Schedules that follow one another as one."""
     if len(parts) == 1:
         return parts[0]
     return _named(parts) or np.concatenate([rates(part) for part in parts])
@@ -121,7 +121,7 @@ def _ends(stages: dict[str, Any], diverged: Mapping[str, int]) -> list[str]:
 def _diverged(folder: Path) -> dict[str, int]:
     """Stages that the ledger last says have diverged, and the step at which they did."""
     found: dict[str, int] = {}
-    for event in _records(folder / "ledger.jsonl"):
+    for event in json_lines(folder / "ledger.jsonl"):
         if event.get("event") == "stage_diverged":
             found[str(event["stage"])] = int(event["step"])
         elif event.get("event") == "stage_finished":
@@ -149,7 +149,7 @@ def _curve(folder: Path, lineage: list[dict[str, Any]]) -> tuple[Steps, Array, i
     """Steps done since the beginning of the lineage, the quick held-out loss after them, and all steps done."""
     steps, loss, before, reached = [], [], 0, 0
     for stage in lineage:
-        for record in _records(folder / "stages" / stage["name"] / "metrics.jsonl"):
+        for record in json_lines(folder / "stages" / stage["name"] / "metrics.jsonl"):
             reached = before + int(record["step"])
             if "held_out_loss" in record:
                 steps.append(before + int(record["step"]))
@@ -158,7 +158,7 @@ def _curve(folder: Path, lineage: list[dict[str, Any]]) -> tuple[Steps, Array, i
     return np.array(steps, dtype=np.int64), np.array(loss), reached
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
+def json_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a file of JSON lines up to a line that a kill cut in half."""
     found: list[dict[str, Any]] = []
     if not path.is_file():
@@ -173,7 +173,9 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _document(path: Path) -> dict[str, Any]:
+def plan_of(folder: Path) -> dict[str, Any]:
+    """What plan.json of a run folder holds; KinfolkError if it is missing or no plan."""
+    path = folder / "plan.json"
     try:
         document = json.loads(path.read_text("utf-8"))
     except OSError as error:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
@@ -10,6 +11,9 @@ from typing import Any, Protocol, Self, TextIO
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from kinfolk import files
+
+Outlook = Callable[[int, float, float], dict[str, float]]
+"""What somebody says of a stage after so many steps, of its held-out loss and its seconds so far."""
 
 
 class View(Protocol):
@@ -38,7 +42,7 @@ class Monitor:
         files.write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def record(self, record: dict[str, Any]) -> None:
-        """Write one step's record: `step` (done so far), and any of loss or patch_loss, learning_rate, held_out_loss"""
+        """Write one step's record: `step` (done so far), and losses, rates, forecasts by name."""
         if not all(math.isfinite(value) for value in record.values()):
             raise ValueError(f"a metric is not finite: {record}")
         self._file.write(json.dumps(record) + "\n")

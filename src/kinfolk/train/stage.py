@@ -24,7 +24,7 @@ from kinfolk.train import checkpoint
 from kinfolk.train.divergence import DivergedError, Watch
 from kinfolk.train.engine import Engine, MainStopped, Precision
 from kinfolk.train.interruption import Interrupted, Interruption
-from kinfolk.train.monitor import Monitor, View
+from kinfolk.train.monitor import Monitor, Outlook, View
 from kinfolk.train.objective import stage_loss
 from kinfolk.train.optimizer import make_optimizer
 from kinfolk.train.rate import learning_rate
@@ -60,12 +60,13 @@ def train_stage(
     interruption: Interruption,
     rates: StageRates | None = None,
     factors: Mapping[str, Factors] | None = None,
+    outlook: Outlook | None = None,
 ) -> Trained:
     """Train from the newest checkpoint in `folder`/checkpoints to the stage's last step; every process calls this.
 
     `model` supplies the architecture; its weights come from the checkpoint. The last checkpoint is always written.
     `rates` are those of a grown model's coordinates, where they differ from the stage's, and `factors` those of its
-    parameters under rate transfer.
+    parameters under rate transfer. What `outlook` says of a held-out loss is recorded beside it.
     Raises Interrupted after saving when a stop was asked for, and DivergedError on a loss or gradient that is not
     finite, or a loss that stays worse than guessing, with the last good checkpoint kept.
     """
@@ -164,7 +165,8 @@ def train_stage(
                 if not math.isfinite(held_out_loss):
                     raise _diverged(stage, position.step, f"held-out loss {held_out_loss}", kept, engine)
                 if monitor:
-                    monitor.record({"step": position.step, "held_out_loss": held_out_loss})
+                    said = outlook(position.step, held_out_loss, position.seconds) if outlook else {}
+                    monitor.record({"step": position.step, "held_out_loss": held_out_loss, **said})
         if position.step > saved.step:
             saving.timed(save)
         if engine.sum(torch.tensor([float(interruption.requested is not None)])).item():
