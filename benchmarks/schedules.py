@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
+from live_schedules import forecasts_during_a_run
 from public_schedules import FITTED, TESTED, curve, grid, named
 from scipy.stats import spearmanr
 
@@ -54,6 +55,7 @@ def main() -> None:
         speed(runs)
     else:
         print(f"skipped: {data / 'fsp'} is not here")
+    forecasts_during_a_run(data)
 
 
 # Curves at one peak

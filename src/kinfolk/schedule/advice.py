@@ -6,16 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from kinfolk.schedule.live import (
-    DROP_SHARE,
-    QUANTILE,
-    NotYet,
-    half_widths,
-    too_early,
-    usable,
-    widened,
-)
-from kinfolk.schedule.live_law import Gain, fit
+from kinfolk.schedule.live import DROP_SHARE, QUANTILE, NotYet, beyond, too_early, usable, widened
+from kinfolk.schedule.live_law import COMPARING, Gain, fit
 from kinfolk.schedule.shapes import Array, NamedSchedule, Shape, Steps
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -55,6 +47,8 @@ class Advice:
     """The latest beginning that cannot be told from the best: until there the rate may be held."""
     gain: float
     """Nats by which the choice is forecast to end below the planned decay; 0 where that is kept."""
+    tie: float
+    """By how many nats a planned decay must be above the best to be told from it."""
     verdict: str
 
 
@@ -88,9 +82,12 @@ def advise(
     begins = [round((1 - share) * end) for share in SHARES]
     grid = [decay(begin, shape) for shape in dict.fromkeys((planned.shape, *shapes)) for begin in begins if begin > now]
     candidates = list(dict.fromkeys([usual, at_once, *grid]))
-    posterior = fit(held, steps[used], losses[used], gain)
+    posterior = fit(held, steps[used], losses[used], gain, COMPARING)
     forecasts, covariance = posterior.predict([(each, end) for each in candidates])
-    half = half_widths(posterior, forecasts, covariance) * widened(held, steps[used], losses[used], gain)
+    deviations = np.sqrt(np.diag(covariance))
+    half = np.array(
+        [beyond(posterior.level, *both) for both in zip(forecasts.tolist(), deviations.tolist(), strict=True)]
+    ) * widened(held, steps[used], losses[used], gain)
     best = int(forecasts.argmin())
     apart = _tie(forecasts, covariance, best)
     options = [
@@ -118,6 +115,7 @@ def advise(
         choice=choice,
         latest=max(tied, key=lambda option: option.begin),
         gain=standing.loss - choice.loss,
+        tie=float(apart[0]),
         verdict=_verdict(standing, instead, float(apart[0])),
     )
 
@@ -152,6 +150,7 @@ def advice_document(advice: Advice) -> dict[str, Any]:
         "end": advice.end,
         "verdict": advice.verdict,
         "keep_planned": advice.keep,
+        "tie": advice.tie,
         "choice": _document(advice.choice),
         "planned": _document(advice.planned),
         "begun_now": _document(advice.begun_now),

@@ -1,7 +1,8 @@
 """Forecasts of a run that is not finished, from its curve so far, and when to begin its decay.
 
-Widths come from measured errors: the law's own deviation, to which a share of the predicted drop is added, holds 90 %
-of what came on public curves (benchmarks/schedules.py); a curve that its own law missed earlier widens it further.
+Widths come from measured errors: the spread of the law's grid, with a share of the predicted drop added that was
+raised until public curves and runs of our own were held (docs/results-schedules.md); a curve that its own law missed
+earlier widens it further.
 """
 
 from collections.abc import Sequence
@@ -9,18 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kinfolk.schedule.live_law import Gain, Posterior, fit
+from kinfolk.schedule.live_law import Gain, fit
 from kinfolk.schedule.shapes import Array, Schedule, Steps, length, warmup_of
 
 FEWEST_POINTS = 5
 """After the warm-up."""
 FIRST_SHARE = 0.2
 """Of the steps of the schedule that must be done."""
-WIDEST = 0.1
-"""Half-width of ln loss from which on a forecast is not shown."""
+WIDEST = 0.15
+"""Reach of the interval to either side, of ln loss, from which on a forecast is not shown."""
+TAILS = (0.05, 0.5, 0.95)
 QUANTILE = 1.65
-"""Deviations on either side of a 90 % interval; measured, and that of a normal distribution."""
-DROP_SHARE = 0.15
+"""Deviations on either side of a 90 % interval: of a normal distribution."""
+DROP_SHARE = 0.25
 """Of the predicted drop, which the law may be wrong by beyond its own deviation."""
 NOISE = 0.001
 """Deviation of ln of a quick held-out loss at the end."""
@@ -57,11 +59,11 @@ def forecast(
     why = too_early(len(used), int(steps[-1]) if len(steps) else 0, end)
     if why:
         return why
-    found, half = _at(schedule, steps[used], losses[used], end, gain)
-    half *= widened(schedule, steps[used], losses[used], gain)
-    if not half <= WIDEST:
-        return NotYet(f"the interval would be wider than ±{WIDEST:.0%}")
-    return Forecast(found, found * float(np.exp(-half)), found * float(np.exp(half)))
+    found, below, above = at_end(schedule, steps[used], losses[used], end, gain)
+    factor = widened(schedule, steps[used], losses[used], gain)
+    if not factor * max(below, above) <= WIDEST:
+        return NotYet(f"the interval would be wider than {WIDEST:.0%} to one side")
+    return Forecast(found, found * float(np.exp(-factor * below)), found * float(np.exp(factor * above)))
 
 
 def too_early(points: int, now: int, end: int) -> NotYet | None:
@@ -78,18 +80,18 @@ def usable(schedule: Schedule, steps: Steps) -> Steps:
     return np.flatnonzero(steps > warmup_of(schedule)).astype(np.int64)
 
 
-def half_widths(posterior: Posterior, losses: Array, covariance: Array) -> Array:
-    """Half the 90 % interval of ln of each predicted loss (point,)."""
-    drop = np.log(posterior.level / losses)
-    return np.asarray(
-        QUANTILE * np.sqrt(np.diag(covariance) / losses**2 + (DROP_SHARE * drop) ** 2 + NOISE**2), dtype=np.float64
-    )
-
-
-def _at(schedule: Schedule, steps: Steps, losses: Array, end: int, gain: Gain) -> tuple[float, float]:
+def at_end(schedule: Schedule, steps: Steps, losses: Array, end: int, gain: Gain) -> tuple[float, float, float]:
+    """Median of the loss after `end` steps, and how far below and above it (in ln) the 90 % interval reaches."""
     posterior = fit(schedule, steps, losses, gain)
-    found, covariance = posterior.predict([(schedule, end)])
-    return float(found[0]), float(half_widths(posterior, found, covariance)[0])
+    (low, median, high), deviation = posterior.quantiles(schedule, end, TAILS)
+    more = beyond(posterior.level, float(median), deviation)
+    return float(median), float(np.hypot(np.log(median / low), more)), float(np.hypot(np.log(high / median), more))
+
+
+def beyond(level: float, loss: float, deviation: float) -> float:
+    """Half-width of ln loss from what the grid of the law does not hold."""
+    drop = np.log(level / loss)
+    return float(QUANTILE * np.sqrt((deviation / loss) ** 2 + (DROP_SHARE * drop) ** 2 + NOISE**2))
 
 
 def widened(schedule: Schedule, steps: Steps, losses: Array, gain: Gain) -> float:
@@ -97,8 +99,9 @@ def widened(schedule: Schedule, steps: Steps, losses: Array, gain: Gain) -> floa
     half = (len(steps) + 1) // 2
     if half < FEWEST_POINTS:
         return 1.0
-    found, width = _at(schedule, steps[:half], losses[:half], int(steps[-1]), gain)
-    return max(1.0, abs(float(np.log(losses[-1] / found))) / width)
+    found, below, above = at_end(schedule, steps[:half], losses[:half], int(steps[-1]), gain)
+    missed = float(np.log(losses[-1] / found))
+    return max(1.0, missed / above, -missed / below)
 
 
 def earlier_gain(curves: Sequence[tuple[Schedule, Steps, Array]]) -> Gain:
