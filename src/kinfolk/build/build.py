@@ -19,7 +19,7 @@ from kinfolk.build.finish import finish_member
 from kinfolk.build.forecast import check_forecast
 from kinfolk.build.ledger import only_build_in
 from kinfolk.build.origin import first_state, stage_config
-from kinfolk.build.outlook import begin_outlook
+from kinfolk.build.outlook import Outlook, begin_outlook
 from kinfolk.build.run import BuildView, Run, begin_run, open_run, stages_to_train, unfinished_members
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import LoadedFamily
@@ -29,6 +29,7 @@ from kinfolk.laws.choose import ChosenLaw
 from kinfolk.plan.document import objective_document, source_document, stage_flops
 from kinfolk.plan.stages import Stage
 from kinfolk.plan.strategies import Strategy, plan_family
+from kinfolk.schedule.live import NotYet
 from kinfolk.train import checkpoint
 from kinfolk.train.divergence import DivergedError
 from kinfolk.train.engine import Engine, Precision, alone, resolve_precision, start_engine
@@ -145,7 +146,7 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
             interruption,
             rates,
             factors,
-            outlook,
+            outlook if isinstance(outlook, Outlook) else None,
         )
     except Interrupted:
         if engine.is_main:
@@ -155,7 +156,7 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
     except DivergedError as diverged:
         run.ledger.append("stage_diverged", stage=stage.name, step=diverged.step, fault=diverged.fault)
         raise
-    engine.on_main(lambda: _record_stage(run, stage, trained))
+    engine.on_main(lambda: _record_stage(run, stage, trained, outlook))
 
 
 def _start_stage(run: Run, stage: Stage, precision: Precision, view: BuildView) -> None:
@@ -183,9 +184,10 @@ def _start_stage(run: Run, stage: Stage, precision: Precision, view: BuildView) 
     checkpoint.save(saves, state, position, alone())
 
 
-def _record_stage(run: Run, stage: Stage, trained: Trained) -> None:
+def _record_stage(run: Run, stage: Stage, trained: Trained, outlook: Outlook | NotYet | None = None) -> None:
     name = loss_name(stage)
     records = read_metrics(run.stages / stage.name / "metrics.jsonl")
+    forecast = any("forecast_loss" in record for record in records)
     run.ledger.append(
         "stage_finished",
         stage=stage.name,
@@ -196,6 +198,7 @@ def _record_stage(run: Run, stage: Stage, trained: Trained) -> None:
         seconds=trained.seconds,
         checkpoint_seconds=trained.checkpoint_seconds,
         flops=stage_flops(run.family, stage),
+        not_forecast=None if forecast or outlook is None else outlook.why,
         **{f"final_{name}": final_loss(records, name) if stage.steps else None},
     )
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kinfolk.build.line import Line, Point, gain_for, line_of, planned_decay, read_points, step_at
 from kinfolk.schedule.advice import Advice, advise
 from kinfolk.schedule.live import Forecast, NotYet, forecast
@@ -70,12 +68,12 @@ def prospect(folder: Path, stages: dict[str, dict[str, Any]], name: str) -> Pros
 
 def begin_outlook(
     folder: Path, stages: dict[str, dict[str, Any]], name: str, say: Callable[[str], None]
-) -> "Outlook | None":
-    """The outlook of a stage that is about to train or to go on; None, and why is said, where no law holds for it."""
+) -> "Outlook | NotYet":
+    """The outlook of a stage that is about to train or to go on; where no law holds for it, why, which is said."""
     found = prospect(folder, stages, name)
     if isinstance(found, NotYet):
         say(f"{name}  its end is not forecast: {found.why}")
-        return None
+        return found
     return Outlook(found, read_points(folder, stages[name]))
 
 
@@ -86,6 +84,8 @@ class Outlook:
         """`points` are those of the stage's curve that an earlier process has measured."""
         self._prospect = seen
         self._points = points
+        self.why = "no loss was measured before its end"
+        """Why there was no forecast when there last was none."""
         self._spent = 0.0
         self._last = 0.0
 
@@ -93,6 +93,7 @@ class Outlook:
         """What to record beside the held-out loss after `step` steps, so many seconds into the stage."""
         self._points = [*(point for point in self._points if point[0] < step), (step, loss)]
         if self._spent + self._last > SHARE_OF_TIME * seconds:
+            self.why = f"it would have taken more than {SHARE_OF_TIME:.1%} of the training"
             return {}
         began = time.monotonic()
         found = self._record(step)
@@ -106,6 +107,7 @@ class Outlook:
             return {}
         said = self._prospect.forecast(self._points)
         if isinstance(said, NotYet):
+            self.why = said.why
             return {}
         found = {"forecast_loss": said.loss, "forecast_low": said.low, "forecast_high": said.high}
         advice = self._prospect.advice(self._points)
@@ -114,4 +116,4 @@ class Outlook:
                 "advised_decay_step": float(step_at(line.stages[-1], advice.choice.begin - line.before)),
                 "advised_gain": advice.gain,
             }
-        return found if np.all(np.isfinite(list(found.values()))) else {}
+        return found

@@ -12,8 +12,9 @@ def layout(
     x_range: list[float] | None = None,
     y_range: list[float] | None = None,
     exponents: Literal["B", "SI"] = "SI",
+    x_type: Literal["log", "linear"] = "log",
 ) -> dict[str, Any]:
-    """A plotly layout with a logarithmic x axis; `x_range` in powers of ten, both ranges None for all that is drawn."""
+    """A plotly layout; `x_range` of a logarithmic axis in powers of ten, both ranges None for all that is drawn."""
     shared = {
         "gridcolor": "--grid",
         "linecolor": "--rule",
@@ -32,7 +33,7 @@ def layout(
         "xaxis": {
             **shared,
             "title": {"text": x_title},
-            "type": "log",
+            "type": x_type,
             "exponentformat": exponents,
             "nticks": 8,
             "minorloglabels": "complete",

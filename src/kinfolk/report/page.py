@@ -11,6 +11,7 @@ from kinfolk.report.answer import answer, machines
 from kinfolk.report.cautions import cautions
 from kinfolk.report.figures import loss_plot, stage_colours
 from kinfolk.report.forecasts import forecast_plot, forecasts_of
+from kinfolk.report.outlooks import outlook_plot, outlooks_of
 from kinfolk.report.records import Divergence
 from kinfolk.report.run import Run, read_run
 from kinfolk.report.tree import tree
@@ -48,7 +49,9 @@ def _write(runs: list[Run], target: Path) -> Path:
     focus = [given for given in answers if not given.run.is_baseline] or answers
     colours = stage_colours(runs)
     known = [(run, found) for run in runs if (found := forecasts_of(run))]
-    plots = [loss_plot(runs, "flops"), loss_plot(runs, "tokens"), *([forecast_plot(known)] if known else [])]
+    live = [(run, rows) for run in runs if (rows := outlooks_of(run))]
+    plots = [loss_plot(runs, "flops"), loss_plot(runs, "tokens")]
+    plots += ([forecast_plot(known)] if known else []) + ([outlook_plot(live)] if live else [])
     environment = embed.environment()
     environment.filters["moment"] = _moment
     environment.filters["unique_mappings"] = _unique_mappings
@@ -62,6 +65,7 @@ def _write(runs: list[Run], target: Path) -> Path:
         focus=focus,
         trees=[(run, tree(run, colours)) for run in runs],
         forecasts=known,
+        outlooks=live,
         cautions=cautions(answers),
         next_members={run.name: _next_members(run) for run in runs},
         prompts=_prompts(runs),

@@ -186,6 +186,8 @@ class StageFinished(_Record):
     final_loss: float | None = None
     """None for a stage at patch level, or without steps."""
     flops: Flops
+    not_forecast: str | None = None
+    """Why its end was never forecast while it trained."""
 
 
 class HeldOut(_Record):
@@ -220,6 +222,18 @@ class MemberFinished(_Record):
     held_out: HeldOut
     samples: tuple[Sample, ...] = ()
     kl_from_previous: Divergence | None = None
+
+
+class Outlook(_Record):
+    """What was forecast of a stage's end beside one of its held-out losses."""
+
+    step: int
+    forecast_loss: float
+    forecast_low: float
+    forecast_high: float
+    advised_decay_step: float | None = None
+    """Where a law would begin the decay, if that is significantly better than planned."""
+    advised_gain: float | None = None
 
 
 class ForecastChecked(_Record):

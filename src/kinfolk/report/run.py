@@ -20,6 +20,7 @@ from kinfolk.report.records import (
     Grown,
     Interrupted,
     MemberFinished,
+    Outlook,
     Plan,
     PlannedStage,
     StageFinished,
@@ -44,6 +45,8 @@ class StageRun:
     interruptions: tuple[Interrupted | StageResumed, ...]
     train: Points
     held_out: Points
+    outlooks: tuple[Outlook, ...]
+    """Forecasts of its end, by step."""
     damaged_metrics: int
     """Lines of metrics.jsonl that could not be read."""
 
@@ -231,7 +234,7 @@ def _stage(folder: Path, plan: PlannedStage, events: list[Event]) -> StageRun:
     started, growth = last.get(StageStarted), last.get(Grown)
     finished, member = last.get(StageFinished), last.get(MemberFinished)
     forecast = last.get(ForecastChecked)
-    train, held_out, damaged = _metrics(folder / "stages" / plan.name / "metrics.jsonl")
+    train, held_out, outlooks, damaged = _metrics(folder / "stages" / plan.name / "metrics.jsonl")
     return StageRun(
         plan=plan,
         started=started if isinstance(started, StageStarted) else None,
@@ -242,16 +245,18 @@ def _stage(folder: Path, plan: PlannedStage, events: list[Event]) -> StageRun:
         interruptions=tuple(event for event in own if isinstance(event, Interrupted | StageResumed)),
         train=train,
         held_out=held_out,
+        outlooks=outlooks,
         damaged_metrics=damaged,
     )
 
 
-def _metrics(path: Path) -> tuple[Points, Points, int]:
-    """Training and held-out loss by step; where a step was done twice, the later record counts."""
+def _metrics(path: Path) -> tuple[Points, Points, tuple[Outlook, ...], int]:
+    """Training and held-out loss and forecasts by step; where a step was done twice, the later record counts."""
     if not path.is_file():
-        return (), (), 0
+        return (), (), (), 0
     records, damaged = _json_lines(_text(path))
     losses: dict[str, dict[int, float]] = {"loss": {}, "held_out_loss": {}}
+    outlooks: dict[int, Outlook] = {}
     unreadable = len(damaged)
     for _, record in records:
         step = record.get("step")
@@ -261,5 +266,10 @@ def _metrics(path: Path) -> tuple[Points, Points, int]:
         for key, points in losses.items():
             if isinstance(record.get(key), int | float):
                 points[step] = float(record[key])
+        if "forecast_loss" in record:
+            try:
+                outlooks[step] = Outlook.model_validate(record)
+            except ValidationError:
+                unreadable += 1
     train, held_out = (tuple(sorted(points.items())) for points in losses.values())
-    return train, held_out, unreadable
+    return train, held_out, tuple(outlooks[step] for step in sorted(outlooks)), unreadable
