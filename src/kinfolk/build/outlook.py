@@ -13,9 +13,9 @@ from typing import Any
 
 from kinfolk.build.line import Line, Point, gain_for, line_of, planned_decay, read_points, step_at
 from kinfolk.schedule.advice import Advice, advise
-from kinfolk.schedule.live import Forecast, NotYet, forecast
+from kinfolk.schedule.live import Forecast, NotYet, forecast, too_early, usable
 from kinfolk.schedule.live_law import Gain
-from kinfolk.schedule.shapes import Array, NamedSchedule, Steps
+from kinfolk.schedule.shapes import Array, NamedSchedule, Steps, length
 
 SHARE_OF_TIME = 0.005
 
@@ -36,6 +36,12 @@ class Prospect:
     def curve(self, points: list[Point]) -> tuple[Steps, Array]:
         """Batches done (point,) and losses (point,) of the whole line, with these points of the stage itself."""
         return self.line.curve([*self.before, points])
+
+    def too_early(self, points: list[Point]) -> NotYet | None:
+        """Whether the curve is too short to mean anything."""
+        steps, _ = self.curve(points)
+        schedule = self.line.schedule
+        return too_early(len(usable(schedule, steps)), int(steps[-1]), length(schedule))
 
     def forecast(self, points: list[Point]) -> Forecast | NotYet:
         """The stage's last loss, from the points of its curve."""
@@ -92,19 +98,21 @@ class Outlook:
     def __call__(self, step: int, loss: float, seconds: float) -> dict[str, float]:
         """What to record beside the held-out loss after `step` steps, so many seconds into the stage."""
         self._points = [*(point for point in self._points if point[0] < step), (step, loss)]
+        early = self._prospect.too_early(self._points)
+        if early or step >= self._prospect.line.stages[-1]["steps"]:
+            self.why = early.why if early else self.why
+            return {}
         if self._spent + self._last > SHARE_OF_TIME * seconds:
             self.why = f"it would have taken more than {SHARE_OF_TIME:.1%} of the training"
             return {}
         began = time.monotonic()
-        found = self._record(step)
+        found = self._record()
         self._last = time.monotonic() - began
         self._spent += self._last
         return found
 
-    def _record(self, step: int) -> dict[str, float]:
+    def _record(self) -> dict[str, float]:
         line = self._prospect.line
-        if step >= line.stages[-1]["steps"]:
-            return {}
         said = self._prospect.forecast(self._points)
         if isinstance(said, NotYet):
             self.why = said.why
