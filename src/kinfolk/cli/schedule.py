@@ -23,6 +23,9 @@ schedule = typer.Typer(
 schedule.command()(advise)
 
 TokensPerStepOption = Annotated[float | None, typer.Option(help="Tokens of one optimizer step.")]
+PageOption = Annotated[
+    Path | None, typer.Option(metavar="FILE.html", help="Write a page about it.", show_default=False)
+]
 SettingsText = "steps=N,peak_lr=X,shape=linear,decay_fraction=0.2,end_ratio=0,warmup_steps=N"
 
 
@@ -39,11 +42,13 @@ def fit(
     size: Annotated[float | None, typer.Option(help="Parameters of the model, if the runs do not say it.")] = None,
     tokens_per_step: TokensPerStepOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the law to this JSON file.")] = None,
+    page: PageOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Fit every kind of law that the runs allow, test each on runs left out, and keep the one to trust."""
     only = conditions(where)
     wanted = _kind(kind)
+    _refuse_folder(page)
     with progress("reading and fitting") as report:
         from kinfolk.schedule.fitted import fit_document, fit_runs
         from kinfolk.schedule.runs import read_runs
@@ -55,14 +60,19 @@ def fit(
         from kinfolk.schedule.law import save_law
 
         save_law(output, fitted.law)
+    if page is not None:
+        from kinfolk.report.schedule_law import write_fit_page
+
+        write_fit_page(fitted, page)
     if json_:
         print(json.dumps(fit_document(fitted), indent=2, allow_nan=False))
         return
     from kinfolk.cli.schedule_tables import print_fit
 
     print_fit(fitted)
-    if output is not None:
-        print(f"written: {output}")
+    for written in (output, page):
+        if written is not None:
+            print(f"written: {written}")
 
 
 @schedule.command()
@@ -115,6 +125,7 @@ def rank(
         str | None, typer.Option(metavar="SETTINGS", help=f"A finished run to extend, as in {SettingsText}.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Candidates to show in the table.")] = 12,
+    page: PageOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Rank schedules for a run: forecasts, what cannot be told apart, risk of divergence, when to change nothing."""
@@ -123,6 +134,7 @@ def rank(
     from kinfolk.schedule.rank import horizon, rank_document
     from kinfolk.schedule.rank import rank as rank_schedules
 
+    _refuse_folder(page)
     loaded = load_law(law)
     planned, notes = horizon(loaded, tokens, steps, tokens_per_step)
     grid = Grid(
@@ -141,12 +153,26 @@ def rank(
         after=_settings(after, "--after") if after else None,
         notes=notes,
     )
+    if page is not None:
+        from kinfolk.report.schedule_law import write_rank_page
+
+        write_rank_page(loaded, rank_document(ranking), page)
     if json_:
         print(json.dumps(rank_document(ranking), indent=2, allow_nan=False))
         return
     from kinfolk.cli.schedule_tables import print_ranking
 
     print_ranking(ranking, top)
+    if page is not None:
+        print(f"written: {page}")
+
+
+def _refuse_folder(page: Path | None) -> None:
+    """KinfolkError for a page that could not be written, before anything is fitted for it."""
+    if page is not None:
+        from kinfolk.report.embed import refuse_folder
+
+        refuse_folder(page, "schedule-law.html")
 
 
 schedule.command("peaks")(compare_peaks)

@@ -8,7 +8,7 @@ from rich.table import Table
 from kinfolk.cli.numbers import short
 from kinfolk.cli.schedule_stability_tables import print_scores
 from kinfolk.schedule.divergence_scores import scores_document
-from kinfolk.schedule.features import NAMES
+from kinfolk.schedule.features import NAMES, meaning
 from kinfolk.schedule.fitted import ScheduleFit
 from kinfolk.schedule.law import ScheduleLaw
 from kinfolk.schedule.rank import Ranked, Ranking, describe
@@ -17,15 +17,6 @@ from kinfolk.schedule.trials import Trial
 WIDTH = 140
 SHOWN_ROWS = 40
 SHOWN_COLUMNS = 7
-
-MEANINGS = {
-    "convergence": "falls with the sum of rates: slow directions that more training closes",
-    "horizon": "falls with the steps, whatever the rate: what data alone bring",
-    "noise": "mean rate over a memory, relative to the peak: what a longer or deeper decay takes away",
-    "peak": "the peak itself: too high costs through noise, too low through little progress",
-    "escape": "escape from sharp valleys, which a high peak makes easier",
-}
-"""Of the features of the 16-feature law, by the first word of their names."""
 
 
 def print_fit(fitted: ScheduleFit) -> None:
@@ -84,7 +75,7 @@ def _features(law: ScheduleLaw) -> Table:
     table.add_column("what it means")
     for name in NAMES:
         if law.numbers[name] > 0:
-            table.add_row(name, f"{law.numbers[name]:.4g}", MEANINGS[name.split()[0].split("^")[0]])
+            table.add_row(name, f"{law.numbers[name]:.4g}", meaning(name))
     table.add_row("c", f"{law.numbers['constant']:.4g}", "what no schedule takes away")
     return table
 

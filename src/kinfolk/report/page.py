@@ -14,6 +14,7 @@ from kinfolk.report.forecasts import forecast_plot, forecasts_of
 from kinfolk.report.outlooks import outlook_plot, outlooks_of
 from kinfolk.report.records import Divergence
 from kinfolk.report.run import Run, read_run
+from kinfolk.report.schedule_law import LawView, chosen_by
 from kinfolk.report.tree import tree
 
 
@@ -26,7 +27,10 @@ def write_report(runs: Sequence[Path], target: Path) -> Path:
     if not runs:
         raise KinfolkError("there is no run to report on", fix="give at least one run folder")
     embed.refuse_folder(target, "report.html")
-    return _write([read_run(folder, name) for folder, name in _named(runs)], target)
+    named = _named(runs)
+    read = [read_run(folder, name) for folder, name in named]
+    laws = [chosen_by(folder, f"schedule-{index}-") for index, (folder, _) in enumerate(named)]
+    return _write(read, [(run, law) for run, law in zip(read, laws, strict=True) if law], target)
 
 
 def _named(folders: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -44,7 +48,7 @@ def _named(folders: Sequence[Path]) -> list[tuple[Path, str]]:
     return named
 
 
-def _write(runs: list[Run], target: Path) -> Path:
+def _write(runs: list[Run], laws: list[tuple[Run, LawView]], target: Path) -> Path:
     answers = [answer(run, runs) for run in runs]
     focus = [given for given in answers if not given.run.is_baseline] or answers
     colours = stage_colours(runs)
@@ -52,6 +56,7 @@ def _write(runs: list[Run], target: Path) -> Path:
     live = [(run, rows) for run in runs if (rows := outlooks_of(run))]
     plots = [loss_plot(runs, "flops"), loss_plot(runs, "tokens")]
     plots += ([forecast_plot(known)] if known else []) + ([outlook_plot(live)] if live else [])
+    plots += [plot for _, law in laws for plot in law.plots]
     environment = embed.environment()
     environment.filters["moment"] = _moment
     environment.filters["unique_mappings"] = _unique_mappings
@@ -66,6 +71,7 @@ def _write(runs: list[Run], target: Path) -> Path:
         trees=[(run, tree(run, colours)) for run in runs],
         forecasts=known,
         outlooks=live,
+        laws=laws,
         cautions=cautions(answers),
         next_members={run.name: _next_members(run) for run in runs},
         prompts=_prompts(runs),

@@ -25,6 +25,21 @@ NAMES = (
 )
 
 
+MEANINGS = {
+    "convergence": "falls with the sum of rates: slow directions that more training closes",
+    "horizon": "falls with the steps, whatever the rate: what data alone bring",
+    "noise": "mean rate over a memory, relative to the peak: what a longer or deeper decay takes away",
+    "peak": "the peak itself: too high costs through noise, too low through little progress",
+    "escape": "escape from sharp valleys, which a high peak makes easier",
+}
+"""Of the features of the 16-feature law, by the first word of their names."""
+
+
+def meaning(name: str) -> str:
+    """What a feature stands for, in words."""
+    return MEANINGS[name.split()[0].split("^")[0]]
+
+
 @dataclass(frozen=True)
 class Units:
     """What rates and steps are measured in: those at which the features' constants were chosen."""

@@ -67,7 +67,13 @@ def fit_runs(
     """
     findings = list(runs.findings)
     finished, offset = aligned(runs.finished)
-    units = units or _units(finished, findings)
+    if units is None:
+        units = units_for(finished)
+        if units != Units():
+            findings.append(
+                f"runs are short: the memories of the 16-feature law are scaled to the longest, "
+                f"{max(run.steps for run in finished)} steps (not tested on public runs, which are longer)"
+            )
     if abs(offset) > 1e-9:
         findings.append(f"curves are raised by {offset:+.4f}, what final losses differ from their ends")
     _refuse_too_few(finished, runs.source)
@@ -114,15 +120,10 @@ def fit_runs(
     return ScheduleFit(runs, law, tuple(trials), why, residuals, offset, scores, tuple(findings))
 
 
-def _units(runs: Sequence[Run], findings: list[str]) -> Units:
+def units_for(runs: Sequence[Run]) -> Units:
+    """The units of the features, by the longest of the runs."""
     longest = max(run.steps for run in runs)
-    if longest >= SHORT:
-        return Units()
-    findings.append(
-        f"runs are short: the memories of the 16-feature law are scaled to the longest, {longest} steps (not tested "
-        "on public runs, which are longer)"
-    )
-    return Units(steps=longest / 25)
+    return Units() if longest >= SHORT else Units(steps=longest / 25)
 
 
 def _refuse_too_few(runs: Sequence[Run], where: str) -> None:
