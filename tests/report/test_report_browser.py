@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from synthetic_run import Maker
+from synthetic_schedules import end_measured, table, with_forecasts
 from typer.testing import CliRunner
 
 from kinfolk.cli.app import app
@@ -148,4 +149,41 @@ def test_the_page_of_a_plan(browser: Any, tmp_path: Path, width: int, scheme: st
         return boxes.slice(1).filter((box, i) => box.left < boxes[i].right - 1);
     }).length"""
     assert page.evaluate(overlaps) == 0
+    assert not seen.problems
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_pages_of_a_schedule_law(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
+    def run(*arguments: object) -> None:
+        assert CliRunner().invoke(app, ["schedule", *map(str, arguments)], catch_exceptions=False).exit_code == 0
+
+    run("fit", table(tmp_path), "--kind", "sixteen", "--output", tmp_path / "law.json", "--page", tmp_path / "fit.html")
+    run("rank", "--law", tmp_path / "law.json", "--steps", 9_000, "--page", tmp_path / "rank.html")
+    titles = {
+        "fit.html": ["Predicted against measured", "What sets schedules apart"],
+        "rank.html": [
+            "Candidates and their forecasts", "Rates of the first candidates", "Predicted against measured",
+            "What sets schedules apart",
+        ],
+    }  # fmt: skip
+    for name, expected in titles.items():
+        seen = visit(browser, tmp_path / name, width, scheme)
+        page = seen.page
+        page.wait_for_function(f"document.querySelectorAll('.plot .main-svg').length >= {len(expected)}")
+        assert page.locator("figure[data-plot] h3").all_inner_texts() == expected
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        kinds = "[...document.querySelectorAll('.plot')].map(plot => plot._fullLayout.xaxis.type)"
+        assert set(page.evaluate(kinds)) == {"linear"}
+        assert not seen.problems
+
+
+def test_forecasts_while_training(browser: Any, make_run: Maker, tmp_path: Path) -> None:
+    folder = make_run()
+    with_forecasts(folder, "medium", end_measured(folder, "medium"))
+    seen = visit(browser, write_report([folder], tmp_path / "report.html"), width=390)
+    page = seen.page
+    assert "Forecasts while training" in page.locator("main > section > h2").all_inner_texts()
+    page.wait_for_selector("figure[data-plot=outlook] .js-line")
+    assert page.locator("figure[data-plot=outlook] .js-line").count() == 3
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert not seen.problems

@@ -121,8 +121,8 @@ def test_an_earlier_curve_says_what_a_decay_brings() -> None:
     assert earlier_gain([]) == Gain() == earlier_gain([(schedule, steps[:2], rich[:2])])
 
 
-def test_public_curves_that_played_no_part_in_any_prior() -> None:
-    """100M curves at half of their steps: within their intervals, and four times nearer than the last loss."""
+def test_public_curves_at_half_of_their_steps() -> None:
+    """Of the 100M model: within their intervals, and three times nearer than the last loss."""
     errors, stays = [], []
     for name in TESTED:
         steps, losses = curve("100", name)
