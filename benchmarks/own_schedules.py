@@ -2,10 +2,11 @@
 
     python benchmarks/own_schedules.py
 
-Reads benchmarks/schedule_sweep/runs.csv; seconds. The splits, the scores and what counts as a hit were fixed before the
+Reads benchmarks/schedule_sweep/runs.csv; a minute. Splits, scores and what counts as a hit were fixed before the
 first run of the sweep was made.
 """
 
+import csv
 import hashlib
 import os
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from kinfolk.laws.tables import matching, table_rows
+from kinfolk.schedule.divergence_scores import left_out_scores
 from kinfolk.schedule.fitted import fit_runs
+from kinfolk.schedule.labels import with_high_losses
 from kinfolk.schedule.law import ScheduleLaw
 from kinfolk.schedule.run import Run
 from kinfolk.schedule.runs import Runs
@@ -25,13 +28,33 @@ from kinfolk.schedule.settings import settings_runs
 from kinfolk.schedule.shapes import Array, NamedSchedule
 
 TABLE = Path(__file__).parent / "schedule_sweep" / "runs.csv"
-SHORT, LONG = 500, 1000
+SHORTEST, SHORT, LONG = 100, 500, 1000
 
 
 def sweep() -> list[Run]:
     """The runs of the grid `schedules`; a setting that was repeated counts as the first of its runs."""
     rows = matching(table_rows(TABLE), {"grid": "schedules", "seed": "0"}, str(TABLE))
     return settings_runs(rows, TABLE)[0]
+
+
+def high_peaks() -> list[Run]:
+    """The runs of the grid `stability`. Peaks of 1 and more, which tables of users may not have, are among them."""
+    with open(TABLE, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["grid"] == "stability"]
+    runs = []
+    for row in rows:
+        schedule = NamedSchedule(
+            steps=int(row["steps"]),
+            peak=float(row["peak_lr"]),
+            shape="linear",
+            warmup_steps=int(row["warmup_steps"]),
+            warmup_from=float(row["warmup_from"]),
+            decay_fraction=float(row["decay_fraction"]),
+        )
+        stopped = int(row["stopped_at"]) if row["stopped_at"] else None
+        loss = float(row["loss"]) if row["loss"] else None
+        runs.append(Run(row["name"], schedule, loss, size=float(row["size"]), stopped_at=stopped))
+    return with_high_losses(runs)
 
 
 def setting(run: Run) -> tuple[float, str, float, float]:
@@ -80,11 +103,13 @@ def main() -> None:
         print(f"| {name} | {len(fitted)}, {len(tested)} | {law.kind} | {scores(law, tested, tie)} |")
     print(f"\ncopying the best setting of {SHORT} steps to {LONG}: regret {copied(runs):.4f}")
     middling = [run for run in runs if setting(run)[1:] == ("linear", 0.2, 0.0) and run.steps == LONG]
-    best = min(loss_of(runs_of(runs, LONG)))
+    best = float(loss_of(runs_of(runs, LONG)).min())
     print(
         "linear 0.2 at each peak: regret "
         + ", ".join(f"{run.peak:g} {(run.loss or np.nan) - best:.4f}" for run in middling)
     )
+
+    show_divergence(high_peaks())
 
 
 def scores(law: ScheduleLaw, tested: Sequence[Run], tie: float) -> str:
@@ -124,6 +149,18 @@ def show_noise() -> float:
     spread = float(np.std(losses, ddof=1))
     print(f"{len(losses)} repeats of one setting by other seeds: standard deviation {spread:.4f} nats")
     return max(2 * spread, 0.0024)
+
+
+def show_divergence(runs: Sequence[Run]) -> None:
+    """Precision, recall and F1 of the divergence predictor, with peaks and sizes left out."""
+    lost = [run for run in runs if run.diverged]
+    stopped = [run.stopped_at for run in lost if run.stopped_at is not None]
+    print(f"\n{len(lost)} of {len(runs)} short runs diverged, stopped after {np.median(stopped):g} of {SHORTEST} steps")
+    print("(median)\n\n| left out | predictor | runs judged | precision | recall | F1 |\n|---|---|---|---|---|---|")
+    for part in left_out_scores(runs):
+        for score in part.scores:
+            cells = ["-" if value is None else f"{value:.2f}" for value in (score.precision, score.recall, score.f1)]
+            print(f"| each {part.by} of {part.groups} | {score.predictor} | {part.judged} | {' | '.join(cells)} |")
 
 
 def loss_of(runs: Sequence[Run]) -> Array:

@@ -5,6 +5,7 @@ looks at losses that are measured anyway and touches no weight. Its time is boun
 SHARE_OF_TIME of the training so far, it waits for a later measurement.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -124,4 +125,5 @@ class Outlook:
                 "advised_decay_step": float(step_at(line.stages[-1], advice.choice.begin - line.before)),
                 "advised_gain": advice.gain,
             }
-        return found
+        # A forecast is never a reason to stop training, and the metrics take numbers only.
+        return found if all(map(math.isfinite, found.values())) else {}
