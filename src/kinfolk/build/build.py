@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from kinfolk.build.forecast import check_forecast
 from kinfolk.build.ledger import only_build_in
 from kinfolk.build.origin import first_state, stage_config
 from kinfolk.build.outlook import Outlook, begin_outlook
-from kinfolk.build.run import BuildView, Run, begin_run, open_run, stages_to_train, unfinished_members
+from kinfolk.build.run import BuildView, Run, begin_run, given_up, open_run, stages_to_train, unfinished_members
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import LoadedFamily
 from kinfolk.growth.claims import refuse_plan
@@ -32,7 +32,7 @@ from kinfolk.plan.strategies import Strategy, plan_family
 from kinfolk.schedule.live import NotYet
 from kinfolk.train import checkpoint
 from kinfolk.train.divergence import DivergedError
-from kinfolk.train.engine import Engine, Precision, alone, resolve_precision, start_engine
+from kinfolk.train.engine import Engine, MainStopped, Precision, alone, resolve_precision, start_engine
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.model import empty_model, parameters_of
 from kinfolk.train.monitor import final_loss, read_metrics
@@ -45,19 +45,25 @@ def build(
     view: BuildView,
     strategy: Strategy | None = None,
     law: ChosenLaw | None = None,
+    engine: Engine | None = None,
 ) -> None:
     """Build every member of the family in the run directory `folder`, or what is still missing of it.
 
     `strategy` makes the plan; by default the one that the family names. With a `law`, or one from an earlier call,
-    every finished stage is held against its forecast, and the rest is forecast anew.
+    every finished stage is held against its forecast, and the rest is forecast anew. `engine` is one that has been
+    started already, in which a process can join the others only once.
 
     Under torchrun every process calls this. Raises KinfolkError for what the user can mend, and Interrupted after
     saving when a stop was asked for; the same call goes on from there. The processes other than the main one raise
     MainStopped where the main one alone has something to say.
     """
+    if loaded.auto_schedule:
+        raise KinfolkError(
+            "the schedule is still to be chosen", where=loaded.origin, fix="call kinfolk.build.auto.build_family"
+        )
     began = time.monotonic()
     strategy = strategy or partial(plan_family, origin=loaded.origin)
-    with start_engine() as engine, ExitStack() as held:
+    with nullcontext(engine) if engine else start_engine() as engine, ExitStack() as held:
         interruption = held.enter_context(Interruption(second_stops=engine.world_size == 1).watched())
         if not engine.is_main:
             # They note a signal, tell the main process of it with the next step, and follow that.
@@ -78,11 +84,12 @@ def build(
         if engine.is_main:
             view.planned(run.family.name, run.document["stages"])
         for stage in run.plan.stages:
-            if stage.name in training:
+            if stage.name in training - given_up(run):
                 _train(run, stage, engine, view, interruption)
             if stage.member in finishing:
                 engine.on_main(partial(finish_member, run, stage, engine, view))
-            engine.on_main(partial(check_forecast, run, stage, engine, view))
+            if not run.plan.is_trial:
+                engine.on_main(partial(check_forecast, run, stage, engine, view))
         record("build_finished", seconds=time.monotonic() - began)
 
 
@@ -96,6 +103,20 @@ def _claim(
     law: ChosenLaw | None,
 ) -> None:
     """Take the run directory for this build until `held` closes, and prepare it; a refusal leaves no trace of it."""
+    refuse_unbuildable(loaded, strategy, engine)
+    existed = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    held.enter_context(only_build_in(folder))
+    try:
+        begin_run(loaded, folder, view, strategy, law)
+    except BaseException:
+        if not existed and not (folder / "data").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def refuse_unbuildable(loaded: LoadedFamily, strategy: Strategy, engine: Engine) -> None:
+    """KinfolkError for a family that can be planned and not be built, before anything is written."""
     family = loaded.family
     missing = [member.name for member in family.members if member.shape is None]
     if missing:
@@ -108,15 +129,6 @@ def _claim(
     refuse_plan(plan, family.model.architecture)
     for stage in plan.stages:
         rows_of_rank(smallest_rows(stage, family.model.context_length), engine.rank, engine.world_size)
-    existed = folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    held.enter_context(only_build_in(folder))
-    try:
-        begin_run(loaded, folder, view, strategy, law)
-    except BaseException:
-        if not existed and not (folder / "data").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption: Interruption) -> None:
@@ -131,7 +143,7 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
     rates = stage_rates(run.plan, stage.name, run.family.model.architecture, parameters_of(model))
     factors = run.family.factors(stage.shape)
     documents = {each["name"]: each for each in run.document["stages"]}
-    outlook = begin_outlook(run.folder, documents, stage.name, view.say) if engine.is_main else None
+    outlook = begin_outlook(run.folder, documents, stage.name, view.say) if engine.is_main and not run.plan.is_trial else None
     try:
         trained = train_stage(
             stage,
@@ -154,8 +166,15 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
             run.ledger.append("interrupted", stage=stage.name, step=checkpoint.position_of(saved).step)
         raise
     except DivergedError as diverged:
-        run.ledger.append("stage_diverged", stage=stage.name, step=diverged.step, fault=diverged.fault)
-        raise
+        fault, step = diverged.fault, diverged.step
+        engine.on_main(lambda: run.ledger.append("stage_diverged", stage=stage.name, step=step, fault=fault))
+        if not run.plan.is_trial:
+            raise diverged if engine.is_main else MainStopped from None
+        if engine.is_main:
+            view.say(
+                f"{stage.name}  diverged at step {step} of {stage.steps}: {fault} what would follow it is left out"
+            )
+        return
     engine.on_main(lambda: _record_stage(run, stage, trained, outlook))
 
 

@@ -189,6 +189,7 @@ def stages_to_train(run: Run) -> set[str]:
 
     A last state is needed for as long as the stage's member is not exported, or a child has not begun.
     """
+    lost = given_up(run)
     finished = {event["stage"] for event in run.ledger.events("stage_finished")}
     members, found = unfinished_members(run), set[str]()
 
@@ -200,9 +201,15 @@ def stages_to_train(run: Run) -> set[str]:
 
     for stage in reversed(run.plan.stages):  # children first
         gone = checkpoint.latest(run.checkpoints(stage.name)) is None
-        if stage.name not in finished or (gone and is_needed(stage)):
+        if stage.name not in lost and (stage.name not in finished or (gone and is_needed(stage))):
             found.add(stage.name)
     return found
+
+
+def given_up(run: Run) -> set[str]:
+    """Stages of a trial that diverged, and all that were to follow them; nothing in a plan that is no trial."""
+    diverged = {event["stage"] for event in run.ledger.events("stage_diverged")} if run.plan.is_trial else set()
+    return {stage.name for stage in run.plan.stages if diverged & {part.name for part in run.plan.lineage(stage.name)}}
 
 
 def data_counts(store: TokenStore) -> dict[str, int]:

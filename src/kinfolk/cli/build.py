@@ -25,7 +25,7 @@ def build(
     # The family first: a mistake in it is told at once, and not after the seconds that importing torch takes.
     loaded = load_family(family, with_strategy(set_, strategy))
 
-    from kinfolk.build.build import build as build_family
+    from kinfolk.build.auto import build_family
     from kinfolk.build.view import LiveView
     from kinfolk.laws.choose import choose_law
     from kinfolk.report.page import write_report

@@ -46,3 +46,20 @@ def with_strategy(overrides: Sequence[str], strategy: str | None) -> list[str]:
     ['recipe.seed=3', 'strategy="independent"']
     """
     return [*overrides, *([f"strategy={json.dumps(strategy)}"] if strategy is not None else [])]
+
+
+def numbers(text: str | None, where: str) -> list[float] | None:
+    """Numbers between commas; KinfolkError for anything else.
+
+    >>> numbers("1e-3, 2e-3", "--peaks")
+    [0.001, 0.002]
+    """
+    if text is None:
+        return None
+    try:
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise KinfolkError(f"{text!r} is not a list of numbers", where=where, fix="write numbers with commas") from None
+    if not found or any(not 0 <= value < float("inf") for value in found):
+        raise KinfolkError(f"{text!r} is not a list of numbers from 0 up", where=where, fix="write such as 1e-3,2e-3")
+    return found

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kinfolk.cli.machine import this_machine
 from kinfolk.cli.options import BytesOption, JsonOption, LawOption, StrategyOption, with_strategy
 from kinfolk.cli.plan_budget import BudgetOptions, plan_budget
 from kinfolk.errors import KinfolkError
@@ -242,7 +243,7 @@ def _show(
     plan_ = plan_family(family, loaded.origin)
     refuse_plan(plan_, family.model.architecture)
     document = plan_document(family, plan_, unique, choose_law(law, bytes_per_token))
-    rate = _this_machine()
+    rate = this_machine()
     for stage in document["stages"]:
         best = _best_flops(stage["flops"])
         stage["gpu_seconds"], stage["machine_seconds"] = machines.seconds(best), best / rate
@@ -254,12 +255,24 @@ def _show(
     document["machine"] = {"flops_per_second": rate, "seconds": _sum(document, "machine_seconds")}
     document["machines"] = machines.to_dict()
     document["cost"] = {**document["total"], **machines.cost(_best_flops(document["total"]))}
+    document["schedule_probe"] = _schedule_probe(loaded, rate) if loaded.auto_schedule else None
     if json_:
         print(json.dumps(document, indent=2, allow_nan=False))
     else:
         from kinfolk.cli.plan_tables import print_plan
 
         print_plan(document)
+
+
+def _schedule_probe(loaded: "LoadedFamily", rate: float) -> dict[str, Any]:
+    """What a build adds to the plan to choose its schedule, or why it cannot."""
+    from kinfolk.plan.schedule_probe import design_document, design_probe
+
+    try:
+        document = design_document(loaded.family, design_probe(loaded.family))
+    except KinfolkError as error:
+        return {"refused": str(error)}
+    return {**document, "seconds": _best_flops(document["price"]["flops"]) / rate, "refused": None}
 
 
 def _replay(ladder: Path, where: list[str], below: float | None, json_: bool, **columns: str | None) -> None:
@@ -300,15 +313,3 @@ def _best_flops(flops: dict[str, Any]) -> float:
 
 def _sum(document: dict[str, Any], key: str) -> float:
     return float(sum(stage[key] for stage in document["stages"]))
-
-
-def _this_machine() -> float:
-    """Training FLOP/s to expect of this machine, measured; importing torch for it takes seconds."""
-    from rich.console import Console
-
-    with Console(stderr=True).status("measuring how fast this machine is"):
-        from kinfolk.train.engine import fastest_precision, single_engine
-        from kinfolk.train.speed import TRAINING_SHARE, matmul_rate
-
-        engine = single_engine()
-        return TRAINING_SHARE * matmul_rate(engine, fastest_precision(engine.device))

@@ -46,6 +46,8 @@ def print_plan(document: dict[str, Any]) -> None:
     if document["versions"]:
         _print_versions(document["versions"])
     print(f"recipe: {recipe_line(document['recipe'], document['tokens_per_step'])}")
+    if document["schedule_probe"]:
+        print(f"schedule: auto; planned with the usual one. {probe_line(document['schedule_probe'])}")
     print_forecasts(document["forecast"])
     for warning in document["warnings"]:
         print(f"warning: {warning}")
@@ -90,6 +92,20 @@ def print_cost(document: dict[str, Any]) -> None:
         f"cost {cost['six_nd']:.4g} FLOPs (6ND){matmul}: {cost['gpu_hours']:,.4g} GPU-hours of "
         f"{machines['gpu']} at {machines['utilisation']:.0%}, {duration(3600 * cost['hours'])} on {machines['gpus']}"
         f"{money}, {cost['kilowatt_hours']:,.4g} kWh ({machines['energy_overhead']:g} times the boards' power)"
+    )
+
+
+def probe_line(probe: dict[str, Any]) -> str:
+    """What a probe of schedules trains and costs."""
+    if probe["refused"]:
+        return f"A build refuses it: {probe['refused']}"
+    price, peaks = probe["price"], ", ".join(f"{peak:.3g}" for peak in probe["peaks"])
+    decays = ", ".join(f"{each['shape']} {each['share']:.0%}" for each in probe["decays"])
+    horizons = " and ".join(f"{steps:,}" for steps in probe["horizons"])
+    return (
+        f"A probe of {price['runs']} runs (peaks {peaks}; decays {decays}; {horizons} of {probe['own_steps']:,} steps) "
+        f"comes first: {price['flops']['matmul']:.3g} FLOPs (matmul), {price['share']:.1%} of the build, about "
+        f"{duration(probe['seconds'])} on this machine"
     )
 
 

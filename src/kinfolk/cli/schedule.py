@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinfolk.cli.options import JsonOption, WhereOption, conditions
+from kinfolk.cli.options import JsonOption, WhereOption, conditions, numbers
 from kinfolk.cli.progress import progress
 from kinfolk.cli.schedule_advise import advise
 from kinfolk.cli.schedule_peaks import compare_peaks
+from kinfolk.cli.schedule_probe import probe
 from kinfolk.cli.schedule_stability import predict_divergence
 
 if TYPE_CHECKING:
@@ -138,11 +139,11 @@ def rank(
     loaded = load_law(law)
     planned, notes = horizon(loaded, tokens, steps, tokens_per_step)
     grid = Grid(
-        peaks=_numbers(peaks, "--peaks"),
+        peaks=numbers(peaks, "--peaks"),
         shapes=_shapes(shapes) or SHAPES,
-        decay_fractions=_numbers(decay_fractions, "--decay-fractions"),
-        end_ratios=_numbers(end_ratios, "--end-ratios"),
-        warmup_steps=[int(value) for value in _numbers(warmup_steps, "--warmup-steps") or []] or None,
+        decay_fractions=numbers(decay_fractions, "--decay-fractions"),
+        end_ratios=numbers(end_ratios, "--end-ratios"),
+        warmup_steps=[int(value) for value in numbers(warmup_steps, "--warmup-steps") or []] or None,
     )
     ranking = rank_schedules(
         loaded,
@@ -175,6 +176,7 @@ def _refuse_folder(page: Path | None) -> None:
         refuse_folder(page, "schedule-law.html")
 
 
+schedule.command()(probe)
 schedule.command("peaks")(compare_peaks)
 schedule.command("stability")(predict_divergence)
 
@@ -186,21 +188,6 @@ def _kind(text: str) -> "KindName":
     if text != "auto" and text not in KINDS:
         raise KinfolkError(f"{text!r} is no kind of law", where="--kind", fix=f"use auto or one of {', '.join(KINDS)}")
     return text  # type: ignore[return-value]
-
-
-def _numbers(text: str | None, where: str) -> list[float] | None:
-    """Numbers between commas; KinfolkError for anything else."""
-    from kinfolk.errors import KinfolkError
-
-    if text is None:
-        return None
-    try:
-        found = [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise KinfolkError(f"{text!r} is not a list of numbers", where=where, fix="write numbers with commas") from None
-    if not found or any(not 0 <= value < float("inf") for value in found):
-        raise KinfolkError(f"{text!r} is not a list of numbers from 0 up", where=where, fix="write such as 1e-3,2e-3")
-    return found
 
 
 def _shapes(text: str | None) -> "list[Shape]":

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from kinfolk.errors import KinfolkError
+from kinfolk.family.auto import without_auto
 from kinfolk.family.data import LoadedTokenizer, PathSource, Source
 from kinfolk.family.faults import Fault, did_you_mean, first_fault, shown
 from kinfolk.family.spec import Family
@@ -23,6 +24,8 @@ class LoadedFamily:
     family: Family
     origin: str
     folder: Path
+    auto_schedule: bool = False
+    """Whether the file leaves the schedule to the build; until that has chosen, the family has the usual one."""
 
 
 def preset_names() -> list[str]:
@@ -35,12 +38,7 @@ def load_family(file_or_preset: str, overrides: Sequence[str] = ()) -> LoadedFam
 
     Raises KinfolkError naming file, field and a fix.
     """
-    if file_or_preset in preset_names():
-        origin, folder = f"{file_or_preset}.yaml (preset)", Path.cwd()
-        text = (_presets() / f"{file_or_preset}.yaml").read_text("utf-8")
-    else:
-        origin, folder = file_or_preset, Path(file_or_preset).absolute().parent
-        text = _read(file_or_preset)
+    text, origin, folder = family_text(file_or_preset)
     document = _parse(text, origin)
     if isinstance(document, dict) and {"stages", "total_flops"} <= document.keys():
         raise KinfolkError(
@@ -50,7 +48,21 @@ def load_family(file_or_preset: str, overrides: Sequence[str] = ()) -> LoadedFam
         )
     for override in overrides:
         _apply(document, override)
-    return LoadedFamily(validate_family(document, origin, overrides), origin, folder)
+    document, is_auto = without_auto(document)
+    return LoadedFamily(validate_family(document, origin, overrides), origin, folder, is_auto)
+
+
+def family_text(file_or_preset: str) -> tuple[str, str, Path]:
+    """The text of a family file or preset, its name in messages, and the folder that its relative paths start from."""
+    if file_or_preset in preset_names():
+        text = (_presets() / f"{file_or_preset}.yaml").read_text("utf-8")
+        return text, f"{file_or_preset}.yaml (preset)", Path.cwd()
+    return _read(file_or_preset), file_or_preset, Path(file_or_preset).absolute().parent
+
+
+def parse_family(text: str, origin: str) -> Family:
+    """The family in a YAML text; KinfolkError as from `load_family`."""
+    return validate_family(_parse(text, origin), origin)
 
 
 def validate_family(document: Any, origin: str, overrides: Sequence[str] = ()) -> Family:

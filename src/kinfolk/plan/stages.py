@@ -189,6 +189,8 @@ class Plan:
     family: str
     strategy: str
     stages: tuple[Stage, ...]
+    is_trial: bool = False
+    """Whether a stage that diverges is a result like any other: what was to follow it is left out, the rest goes on."""
 
     def stage(self, name: str) -> Stage:
         """The stage called `name`; KeyError if there is none."""

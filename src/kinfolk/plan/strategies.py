@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from kinfolk.errors import KinfolkError
-from kinfolk.family.recipe import Growth
+from kinfolk.family.recipe import Growth, Schedule
 from kinfolk.family.spec import Family
 from kinfolk.plan.batches import doubling
 from kinfolk.plan.costs import six_nd, stage_tokens
@@ -156,10 +156,7 @@ def _member(family: Family, index: int, source: Source, tokens: float) -> list[S
     token_steps = max(1, round((1 - share) * tokens / per_step))
 
     def rate(steps: int) -> Rate:
-        warmup_steps = round(schedule.warmup(grown=not seed) * steps)
-        decay_steps = min(round(schedule.decay_share * steps), steps - warmup_steps)
-        peak = family.peak_learning_rate(member)
-        return Rate(peak, warmup_steps, decay_steps, schedule.decay_shape, schedule.end_ratio)
+        return rate_over(schedule, steps, family.peak_learning_rate(member), is_grown=not seed)
 
     stage = Stage(
         name=member.name,
@@ -190,6 +187,13 @@ def _member(family: Family, index: int, source: Source, tokens: float) -> list[S
         member=None,
     )
     return [part, replace(stage, source=Continue(part.name, patch.optimizer), rate=closing)]
+
+
+def rate_over(schedule: Schedule, steps: int, peak: float, *, is_grown: bool) -> Rate:
+    """A recipe's schedule over the steps of a stage."""
+    warmup_steps = round(schedule.warmup(grown=is_grown) * steps)
+    decay_steps = min(round(schedule.decay_share * steps), steps - warmup_steps)
+    return Rate(peak, warmup_steps, decay_steps, schedule.decay_shape, schedule.end_ratio)
 
 
 def _split_before_decay(stage: Stage) -> tuple[Stage, Stage]:

@@ -22,7 +22,7 @@ from kinfolk.growth.dynamics import StageRates
 from kinfolk.plan.stages import Stage
 from kinfolk.train import checkpoint
 from kinfolk.train.divergence import DivergedError, Watch
-from kinfolk.train.engine import Engine, MainStopped, Precision
+from kinfolk.train.engine import Engine, Precision
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.monitor import Monitor, Outlook, View
 from kinfolk.train.objective import stage_loss
@@ -128,7 +128,7 @@ def train_stage(
             mean_loss, mean_z_loss = (total / tokens for total in totals)
             fault = watch.fault(mean_loss, gradient_norm, warmed_up=part.begin >= stage.rate.warmup_steps)
             if fault:
-                raise _diverged(stage, position.step + 1, fault, kept, engine)
+                raise _diverged(stage, position.step + 1, fault, kept)
             # Saved before the update: that the loss is finite has just shown that these weights are good.
             if (stops or dues) and position.step > saved.step:
                 kept, saved = saving.timed(save), position
@@ -163,7 +163,7 @@ def train_stage(
             if position.step % held_out_every == 0 or position.step == stage.steps:
                 held_out_loss = quick_loss(objective, held_out, micro, precision, engine)
                 if not math.isfinite(held_out_loss):
-                    raise _diverged(stage, position.step, f"held-out loss {held_out_loss}", kept, engine)
+                    raise _diverged(stage, position.step, f"held-out loss {held_out_loss}", kept)
                 if monitor:
                     said = outlook(position.step, held_out_loss, position.seconds) if outlook else {}
                     monitor.record({"step": position.step, "held_out_loss": held_out_loss, **said})
@@ -276,10 +276,8 @@ def held_out_sample(store: TokenStore, context_length: int) -> Tensor:
     )
 
 
-def _diverged(stage: Stage, step: int, fault: str, kept: Path, engine: Engine) -> DivergedError | MainStopped:
-    """The error of a diverged run; all processes come to it together, so one of them explains it."""
-    if not engine.is_main:
-        return MainStopped()
+def _diverged(stage: Stage, step: int, fault: str, kept: Path) -> DivergedError:
+    """The error of a diverged run; all processes come to it together."""
     return DivergedError(
         fault,
         step=step,
