@@ -3,7 +3,6 @@
 PyYAML's parser says where a value lies in the text. What comes out is parsed again and must be what was meant.
 """
 
-import copy
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ def with_values(text: str, values: Mapping[Place, Value], origin: str) -> str:
     )
     changed = text
     try:
-        meant = copy.deepcopy(yaml.safe_load(text))
+        meant = _unshared(yaml.safe_load(text))
         for place, value in values.items():
             if not _same(_at(meant, place), value):
                 changed = _with_value(changed, place, value)
@@ -43,6 +42,13 @@ def with_values(text: str, values: Mapping[Place, Value], origin: str) -> str:
     if found != meant:
         raise refused
     return changed
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which what an alias repeats is there twice, so that setting one shows that the text sets both."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
 def absolute_paths(text: str, folder: Path) -> dict[Place, Value]:
