@@ -22,7 +22,8 @@ from kinfolk.errors import KinfolkError
 from kinfolk.family.load import LoadedFamily, load_family
 from kinfolk.plan import schedule_probe as probes
 from kinfolk.plan.schedule_probe import design_probe
-from kinfolk.schedule.law import load_law
+from kinfolk.schedule import fitted
+from kinfolk.schedule.law import ScheduleLaw, load_law
 from kinfolk.schedule.runs import read_runs
 from kinfolk.train.engine import start_engine
 
@@ -31,10 +32,12 @@ STEPS = 24
 
 @pytest.fixture(autouse=True, scope="module")
 def _short() -> Any:
-    """Probes of members that train for two dozen steps."""
+    """Probes of members that train for two dozen steps, and laws so sure of themselves that they choose something."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probes, "TOO_FEW_STEPS", 8)
         patch.setattr(probes, "FEWEST_STEPS", 16)
+        patch.setattr(fitted, "_difference", lambda found: 1e-9)
+        patch.setattr(ScheduleLaw, "tie", 1e-9)
         yield
 
 
@@ -61,6 +64,7 @@ def event(folder: Path) -> dict[str, Any]:
 def test_a_build_chooses_records_and_uses_a_schedule(built: Path) -> None:
     chosen, ranking = event(built), json.loads((built / PROBE / "ranking.json").read_text())
     recipe = yaml.safe_load((built / "family.yaml").read_text())["recipe"]
+    assert not chosen["keep_default"]
     assert recipe["peak_learning_rate"] == chosen["peak_learning_rate"] == ranking["recipe"]["peak_learning_rate"]
     assert {**recipe["schedule"], "rewarmup_share": None} == chosen["schedule"] == ranking["recipe"]["schedule"]
     assert chosen["default"]["peak_learning_rate"] == 1e-4 and chosen["verdict"] == ranking["verdict"]
@@ -143,7 +147,7 @@ def test_what_is_wrong_is_told_before_anything_is_trained(tmp_path: Path) -> Non
 def test_a_peak_that_diverges_is_a_finding(tmp_path: Path) -> None:
     """The other runs go on, and so they do after a stop; what would follow a diverged stage is not trained."""
     loaded = auto(tmp_path, schedule={"decay_share": 0.5})
-    design = replace(design_probe(loaded.family), peaks=(0.005, 0.01, 1e30))
+    design = replace(design_probe(loaded.family), peaks=(0.005, 0.01, 1e30), horizons=(16,))
     for _ in range(2):
         view = RecordingView()
         with start_engine() as engine:
@@ -165,9 +169,10 @@ def test_another_probe_in_the_same_folder_is_refused(built: Path) -> None:
         run_probe(loaded, design_probe(loaded.family, peaks=[1e-3, 2e-3]), built / PROBE, RecordingView(), engine)
 
 
-def test_processes_of_a_job_choose_together(tmp_path: Path) -> None:
-    loaded = auto(tmp_path, schedule={"decay_share": 0.5})
-    loaded = LoadedFamily(loaded.family, loaded.origin, loaded.folder, auto_schedule=True)
+def test_processes_of_a_job_choose_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = auto(tmp_path)
+    small = replace(design_probe(loaded.family), peaks=(0.01, 0.02), horizons=(8,), repeated_peak=None)
+    monkeypatch.setattr("kinfolk.build.auto.design_probe", lambda family: small)
     log = tmp_path / "log"
     assert in_ranks(lambda: build_family(loaded, tmp_path / "run", RecordingView()), log) == [0, 0], log.read_text()
     assert event(tmp_path / "run")["probe"] == PROBE
@@ -187,10 +192,11 @@ def test_the_command_prices_trains_and_writes(tmp_path: Path) -> None:
     assert priced.exit_code == 0 and not run.exists() and file.read_text() == before
     price = json.loads(priced.stdout)["probe"]["price"]
     assert price["runs"] == 13 and price["flops"]["matmul"] == price["share"] * price["build_flops"]["matmul"] > 0
-    done = command(file, "--run", run, "--json")
+    options = ("--run", run, "--peaks", "1e-4,1e-2")
+    done = command(file, *options, "--json")
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
-    assert document["probe"]["price"] == price and document["probe"]["seconds"] > 0
+    assert document["probe"]["price"]["runs"] == 8 and document["probe"]["seconds"] > 0
     assert document["recipe"]["keep_default"] is False and document["written"] == str(file)
     recipe = load_family(str(file)).family.recipe
     assert recipe.peak_learning_rate == document["recipe"]["peak_learning_rate"]
@@ -199,8 +205,7 @@ def test_the_command_prices_trains_and_writes(tmp_path: Path) -> None:
     # It goes on where it was: nothing is trained again, and another file can have the choice.
     again = command(
         file,
-        "--run",
-        run,
+        *options,
         "--output",
         tmp_path / "new" / "other.yaml",
         "--set",
@@ -216,8 +221,6 @@ def test_the_command_prices_trains_and_writes(tmp_path: Path) -> None:
 
 def test_the_command_keeps_a_recipe_that_cannot_be_beaten(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told by a tie that no candidate can beat."""
-    from kinfolk.schedule.law import ScheduleLaw
-
     monkeypatch.setattr(ScheduleLaw, "tie", 100.0)
     auto(built.parent, schedule={"warmup_share": 0.05}, peak_learning_rate=1e-4)
     file = built.parent / "family.yaml"

@@ -66,6 +66,16 @@ def test_a_bad_recipe_is_replaced_by_one_that_is_better() -> None:
     assert {each.schedule.shape for each in ranking.candidates} == {"linear", "1-sqrt", "cosine"}
 
 
+def test_shape_and_last_rate_stay_where_they_make_no_difference() -> None:
+    """By itself, the law holds another end for best, by less than it can tell."""
+    chosen, ranking = choose_schedule(family(recipe=recipe(5e-4, decay_share=0.2, end_ratio=0.0)), law())
+    assert (chosen.schedule.decay_shape, chosen.schedule.end_ratio) == ("linear", 0.0)
+    same = [each for each in ranking.tied if (each.schedule.shape, each.schedule.end_ratio) == ("linear", 0.0)]
+    assert ranking.choice == same[0] and len(same) < len(ranking.tied)
+    other = ranking.candidates[0].schedule
+    assert (other.shape, other.end_ratio) != ("linear", 0.0) and "keeps shape and last rate" in chosen.verdict
+
+
 def test_a_good_recipe_is_kept() -> None:
     chosen, _ = choose_schedule(family(recipe=recipe(5e-4, decay_share=0.2)), law())
     better = recipe(chosen.peak_learning_rate, **chosen.schedule.model_dump(exclude_none=True))

@@ -16,7 +16,7 @@ from kinfolk.plan.strategies import plan_family, rate_over
 from kinfolk.schedule.candidates import ENDS, FRACTIONS, fitted_peaks
 from kinfolk.schedule.law import ScheduleLaw
 from kinfolk.schedule.own_runs import stage_schedule
-from kinfolk.schedule.rank import Ranking, rank
+from kinfolk.schedule.rank import Ranking, describe, rank
 from kinfolk.schedule.shapes import NamedSchedule
 
 
@@ -37,6 +37,8 @@ class Chosen(BaseModel):
 
 def choose_schedule(family: Family, law: ScheduleLaw) -> tuple[Chosen, Ranking]:
     """The best schedule for the smallest member's own steps; the recipe's where the law cannot tell the two apart.
+
+    What the probe has not varied, shape and last rate, changes only if no candidate that keeps them is as good.
 
     A candidate is a recipe: peak, shape, decay share and last rate within what the runs had (another shape may be, and
     is marked), with the warm-up of the family. Those that the family does not allow, and peaks that may diverge, are no
@@ -60,7 +62,7 @@ def choose_schedule(family: Family, law: ScheduleLaw) -> tuple[Chosen, Ranking]:
         default=_named(family, default, steps),
         notes=_notes(family, law, steps),
     )
-    ranking = replace(ranking, warnings=(*ranking.warnings, *_edge(ranking)))
+    ranking = replace(_least_changed(ranking), warnings=(*ranking.warnings, *_edge(ranking)))
     peak, schedule = default if ranking.keep_default else found[ranking.choice.schedule]
     return (
         Chosen(peak_learning_rate=peak, schedule=schedule, keep_default=ranking.keep_default, verdict=ranking.verdict),
@@ -111,6 +113,20 @@ def _named(family: Family, recipe: tuple[float, Schedule], steps: int) -> NamedS
 def _recipe_peak_of_first(family: Family) -> float:
     """The recipe's peak over that of the smallest member."""
     return family.recipe.peak_learning_rate / family.peak_learning_rate(family.members[0])
+
+
+def _least_changed(ranking: Ranking) -> Ranking:
+    """The ranking with the best of the tied candidates that keep the default's shape and last rate as its choice."""
+    default = ranking.default.schedule
+    kept = [
+        each
+        for each in ranking.tied
+        if (each.schedule.shape, each.schedule.end_ratio) == (default.shape, default.end_ratio)
+    ]
+    if ranking.keep_default or not kept or kept[0] is ranking.choice:
+        return ranking
+    chosen = f"{describe(kept[0].schedule)} is taken, which keeps shape and last rate"
+    return replace(ranking, choice=kept[0], verdict=f"{ranking.verdict}; {chosen}")
 
 
 def _edge(ranking: Ranking) -> list[str]:
