@@ -143,7 +143,8 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
     rates = stage_rates(run.plan, stage.name, run.family.model.architecture, parameters_of(model))
     factors = run.family.factors(stage.shape)
     documents = {each["name"]: each for each in run.document["stages"]}
-    outlook = begin_outlook(run.folder, documents, stage.name, view.say) if engine.is_main and not run.plan.is_trial else None
+    is_forecast = engine.is_main and not run.plan.is_trial
+    outlook = begin_outlook(run.folder, documents, stage.name, view.say) if is_forecast else None
     try:
         trained = train_stage(
             stage,
@@ -171,9 +172,8 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
         if not run.plan.is_trial:
             raise diverged if engine.is_main else MainStopped from None
         if engine.is_main:
-            view.say(
-                f"{stage.name}  diverged at step {step} of {stage.steps}: {fault} what would follow it is left out"
-            )
+            why = fault.rstrip(",")
+            view.say(f"{stage.name}  diverged at step {step} of {stage.steps} ({why}); what would follow is left out")
         return
     engine.on_main(lambda: _record_stage(run, stage, trained, outlook))
 
