@@ -9,8 +9,18 @@ from typing import Any
 
 import pytest
 import yaml
-from micro import CONTEXT, LARGE, SEQUENCES_PER_STEP, SMALL, RecordingView, family, in_ranks, members_of, start_child
-from micro import exit_code as exit_code_of
+from micro import (
+    CONTEXT,
+    LARGE,
+    SEQUENCES_PER_STEP,
+    SMALL,
+    RecordingView,
+    exit_code,
+    family,
+    in_ranks,
+    members_of,
+    start_child,
+)
 from typer.testing import CliRunner
 
 from kinfolk.build.auto import CHOSEN, PROBE, build_family
@@ -99,21 +109,28 @@ def test_a_finished_auto_build_is_left_as_it_is(built: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in built.rglob("*")} == before
 
 
-@pytest.mark.parametrize("kills", [(30, 60, 250)])
-def test_killed_at_any_moment_it_ends_with_the_same_bytes(built: Path, tmp_path: Path, kills: tuple[int, ...]) -> None:
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice in the probe, once between its runs and the choice, once in the build."""
     loaded, run = auto(tmp_path, peak_learning_rate=1e-4), tmp_path / "run"
 
-    def until(count: int) -> None:
+    def killed(count: int) -> None:
         def stop(steps: int) -> None:
             if steps == count:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        build_family(loaded, run, RecordingView(stop))
+        child = start_child(lambda: build_family(loaded, run, RecordingView(stop)))
+        assert exit_code(child) == -signal.SIGKILL
 
-    for count in kills:
-        child = start_child(lambda count=count: until(count))  # type: ignore[misc]
-        code = exit_code_of(child)
-        assert code in (-signal.SIGKILL, 0)
+    killed(30)
+    killed(60)
+    with monkeypatch.context() as patch:
+        patch.setattr("kinfolk.build.schedule_probe.save_law", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        killed(0)
+    assert not (run / "family.yaml").exists() and not (run / PROBE / "law.json").exists()
+    killed(20)
+    assert (run / "family.yaml").exists() and (run / PROBE / "law.json").exists()
     view = RecordingView()
     build_family(loaded, run, view)
     assert members_of(run) == members_of(built)

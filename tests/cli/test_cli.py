@@ -113,6 +113,8 @@ def test_every_command_has_help(command: str) -> None:
         ("--help",),
         ("plan", "--help"),
         ("laws", "fit", "--help"),
+        ("schedule", "probe", "--help"),
+        ("schedule", "probe", "nowhere"),
         ("plan", "nowhere"),
         ("doctor", "nowhere"),
         ("build", "nowhere"),

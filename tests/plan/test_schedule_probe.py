@@ -178,6 +178,12 @@ def test_the_horizon_is_the_members_own_however_it_is_built(parts: dict[str, Any
     assert own_steps(made) == pytest.approx(expected, abs=1)
 
 
+def test_peaks_and_decays_can_be_given() -> None:
+    made = family(recipe={"tokens_per_step": 64, "schedule": {"decay_share": 0.5, "decay_shape": "cosine"}})
+    found = design_probe(made, peaks=[2e-3, 1e-3, 1e-3], decay_shares=[0.5, 0.3, 0.5])
+    assert found.peaks == (1e-3, 2e-3) and found.decays == (Decay(0.3), Decay(0.5, "cosine"))
+
+
 def test_what_cannot_be_probed() -> None:
     bare = {"members": [{"name": "a", "parameters": 1e6}], "recipe": {"tokens_per_step": 64}}
     with pytest.raises(KinfolkError, match="no shape"):

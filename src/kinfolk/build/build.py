@@ -73,7 +73,8 @@ def build(
         training, finishing = stages_to_train(run), unfinished_members(run)
         if not training and not finishing and run.ledger.events()[-1]["event"] == "build_finished":
             if engine.is_main:
-                view.say(f"{run.family.name}  every member is finished; there is nothing to do")
+                what = "run of the probe" if run.plan.is_trial else "member"
+                view.say(f"{run.family.name}  every {what} is finished; there is nothing to do")
             return
 
         def record(event: str, **fields: Any) -> None:

@@ -56,6 +56,9 @@ class LiveView:
         """Know the plan's stages in the order in which they run, so that the time left of all of them can be told."""
         self._finish_bar()
         self._stages = {stage["name"]: stage for stage in stages}
+        if self._family is not None:  # of a plan that came first, as a probe does
+            self._bars.remove_task(self._family)
+            self._work_at_start = None
         self._work = {stage["name"]: stage["flops"]["matmul"] for stage in stages}
         self._family = self._bars.add_task(name, total=sum(self._work.values()), figures="")
 

@@ -123,7 +123,8 @@ def design_probe(
             fix=f"write a schedule, or train for {TOO_FEW_STEPS} steps or more with fewer recipe.tokens_per_step",
         )
     peak = family.peak_learning_rate(member)
-    probed = tuple(sorted(peaks or (peak / SPREAD, peak, peak * SPREAD)))
+    given = {float(f"{each:g}") for each in peaks or ()}  # stages are called by them
+    probed = tuple(sorted(given or (peak / SPREAD, peak, peak * SPREAD)))
     draft = Design(
         peaks=probed,
         decays=_decays(family, decay_shares),
@@ -148,8 +149,8 @@ def _decays(family: Family, shares: Sequence[float] | None) -> tuple[Decay, ...]
         if own.share < LEAST_DECAY:
             shares = (SHORT, LONG)
         else:
-            shares = sorted((own.share, SHORT if own.share >= DIVIDE else LONG))
-    return tuple(own if each == own.share else Decay(each) for each in shares)
+            shares = (own.share, SHORT if own.share >= DIVIDE else LONG)
+    return tuple(own if each == own.share else Decay(each) for each in sorted(set(shares)))
 
 
 def smallest_alone(family: Family, longest: int) -> Family:
