@@ -145,12 +145,9 @@ def design_probe(
 def _decays(family: Family, shares: Sequence[float] | None) -> tuple[Decay, ...]:
     schedule = family.recipe.schedule
     own = Decay(schedule.decay_share, schedule.decay_shape, schedule.end_ratio)
-    if shares is None:
-        if own.share < LEAST_DECAY:
-            shares = (SHORT, LONG)
-        else:
-            shares = (own.share, SHORT if own.share >= DIVIDE else LONG)
-    return tuple(own if each == own.share else Decay(each) for each in sorted(set(shares)))
+    other = SHORT if own.share >= DIVIDE else LONG
+    usual = (own.share, other) if own.share >= LEAST_DECAY else (SHORT, LONG)
+    return tuple(own if each == own.share else Decay(each) for each in sorted(set(shares or usual)))
 
 
 def smallest_alone(family: Family, longest: int) -> Family:
