@@ -201,7 +201,7 @@ def command(*arguments: object) -> Any:
 
 
 def test_the_command_prices_trains_and_writes(tmp_path: Path) -> None:
-    auto(tmp_path, schedule={"decay_share": 0.5}, peak_learning_rate=1e-4)
+    auto(tmp_path, schedule={"decay_share": 0.5}, peak_learning_rate=5e-3)
     file, run = tmp_path / "family.yaml", tmp_path / "probe"
     file.write_text("# mine\n" + file.read_text().replace("decay_share: 0.5", "decay_share: 0.5  # half"))
     before = file.read_text()
@@ -209,7 +209,7 @@ def test_the_command_prices_trains_and_writes(tmp_path: Path) -> None:
     assert priced.exit_code == 0 and not run.exists() and file.read_text() == before
     price = json.loads(priced.stdout)["probe"]["price"]
     assert price["runs"] == 13 and price["flops"]["matmul"] == price["share"] * price["build_flops"]["matmul"] > 0
-    options = ("--run", run, "--peaks", "1e-4,1e-2")
+    options = ("--run", run, "--peaks", "5e-3,1e-2")
     done = command(file, *options, "--json")
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
@@ -226,7 +226,7 @@ def test_the_command_prices_trains_and_writes(tmp_path: Path) -> None:
         "--output",
         tmp_path / "new" / "other.yaml",
         "--set",
-        "recipe.peak_learning_rate=1e-4",
+        "recipe.peak_learning_rate=5e-3",
         "--set",
         "recipe.schedule={decay_share: 0.5}",
     )
