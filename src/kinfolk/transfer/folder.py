@@ -1,0 +1,52 @@
+"""A pair on disk: one folder of a stock checkpoint, with the base's tokenizer."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from kinfolk.checkpoint_folder import config_content, no_weights
+from kinfolk.errors import KinfolkError, in_short
+from kinfolk.transfer.config import PairConfig
+from kinfolk.transfer.pair import Pair
+
+
+def save_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Write weights, config and tokenizer; `load_pair`, or transformers once kinfolk.transfer is imported, reads it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    pair.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def load_pair(folder: str | Path, **options: Any) -> tuple[Pair, PreTrainedTokenizerBase]:
+    """The pair, in evaluation mode, and its tokenizer; `options` go to from_pretrained (dtype, alpha, ...).
+
+    Raises KinfolkError for a folder that holds no complete pair.
+    """
+    where = Path(folder)
+    kind = config_content(where).get("model_type")
+    if kind != PairConfig.model_type:
+        raise KinfolkError(
+            f"a checkpoint of type {kind!r}, not a pair", where=str(folder), fix="give a folder that save_pair wrote"
+        )
+    if not any(where.glob("*.safetensors")):
+        raise no_weights(where)
+    try:
+        load: Any = Pair.from_pretrained
+        pair, info = load(folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except KinfolkError:
+        raise
+    except Exception as error:  # json, safetensors and transformers each raise their own
+        raise KinfolkError(
+            f"the pair cannot be loaded: {in_short(error)}", where=str(folder), fix="copy the complete folder again"
+        ) from error
+    missing = sorted(str(key) for key in info["missing_keys"])
+    if missing:
+        raise KinfolkError(
+            f"the weights lack {len(missing)} tensors of the pair, first {missing[0]}",
+            where=str(folder),
+            fix="copy the complete folder again",
+        )
+    loaded: Pair = pair.eval()
+    return loaded, tokenizer
