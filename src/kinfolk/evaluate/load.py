@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as _logging
 
+import kinfolk.transfer  # noqa: F401  (makes pairs known to transformers)
 from kinfolk.checkpoint_folder import config_content, no_weights
 from kinfolk.errors import KinfolkError, in_short
 from kinfolk.train.model import check_token_ready, is_token_ready
