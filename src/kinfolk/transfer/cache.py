@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache
 
 from kinfolk.errors import KinfolkError
 from kinfolk.transfer.config import PairConfig
+from kinfolk.transfer.prefixes import Prefixes
 
 
 class CacheView(Cache):
@@ -50,14 +51,17 @@ def fit_cache(cache: Cache, config: PairConfig) -> None:
     recording = any(getattr(layer, "record_past", False) for layer in layers)
     if isinstance(cache, StaticCache):
         length = max(layer.max_cache_len for layer in layers)
-        parts = [StaticCache(config=child, max_cache_len=length).layers for child in children(config)]
+        parts = [StaticCache(config=child, max_cache_len=length).layers for child in _cached(config)]
     elif isinstance(cache, DynamicCache):
-        parts = [DynamicCache(config=child).layers for child in children(config)]
+        parts = [DynamicCache(config=child).layers for child in _cached(config)]
     else:
         raise KinfolkError(
             f"a pair cannot use a {type(cache).__name__}", where="cache", fix="use a dynamic or a static cache"
         )
-    cache.layers = [layer for part in parts for layer in part]
+    joined: list[Any] = [layer for part in parts for layer in part]
+    if config.vocabulary is not None:
+        joined.append(Prefixes())
+    cache.layers = joined
     cache.layer_class_to_replicate = None
     if recording:
         cache.activate_past_recording()  # type: ignore[no-untyped-call]
@@ -76,8 +80,13 @@ def children(config: PairConfig) -> tuple[PreTrainedConfig, PreTrainedConfig]:
     return base.get_text_config(decoder=True), value.get_text_config(decoder=True)
 
 
+def _cached(config: PairConfig) -> list[PreTrainedConfig]:
+    """The children whose layers are in the cache as they are; one layer of prefixes stands for a translated one."""
+    return list(children(config)[: 1 if config.vocabulary else 2])
+
+
 def _check_fit(cache: Cache, config: PairConfig) -> None:
-    wanted = sum(child.num_hidden_layers for child in children(config))
+    wanted = sum(child.num_hidden_layers for child in _cached(config)) + bool(config.vocabulary)
     if len(cache.layers) != wanted:
         raise KinfolkError(
             f"the cache has {len(cache.layers)} layers, the pair {wanted}",

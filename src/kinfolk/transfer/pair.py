@@ -4,7 +4,8 @@ A transformers model like any other: `generate` in all its ways, `save_pretraine
 """
 
 import copy
-import inspect
+import os
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -17,6 +18,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from kinfolk.errors import KinfolkError
 from kinfolk.transfer.cache import CacheView, fit_cache, new_cache, views
 from kinfolk.transfer.config import PairConfig
+from kinfolk.transfer.logits import fit_width, kept, logits_of
+from kinfolk.transfer.prefixes import Prefixes
+from kinfolk.transfer.translation import MAP_FILE, Translation, load_translation
 
 
 class Pair(PreTrainedModel, GenerationMixin):
@@ -37,6 +41,9 @@ class Pair(PreTrainedModel, GenerationMixin):
     _supports_attention_backend = True
     _is_stateful = False
 
+    translation: Translation | None = None
+    """The map between two vocabularies, None where the models share one."""
+
     def __init__(
         self, config: PairConfig, base: PreTrainedModel | None = None, value: PreTrainedModel | None = None
     ) -> None:
@@ -48,25 +55,37 @@ class Pair(PreTrainedModel, GenerationMixin):
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
-    def of(cls, base: PreTrainedModel, value: PreTrainedModel, alpha: float = 1.0, scheme: str = "residual") -> Self:
+    def of(
+        cls,
+        base: PreTrainedModel,
+        value: PreTrainedModel,
+        alpha: float = 1.0,
+        scheme: str = "residual",
+        translation: Translation | None = None,
+    ) -> Self:
         """The pair of two models that are there already; they are used, not copied, and keep their attention.
 
-        Raises KinfolkError for an unknown scheme, for one model given twice, and for models that differ in vocabulary
-        by more than padding could (more than 1,024 rows).
+        `translation` is for models of two vocabularies, residual only. Raises KinfolkError for an unknown scheme, for
+        one model given twice, for models that differ in vocabulary by more than padding could (more than 1,024 rows)
+        and have no translation, and for a translation between other vocabularies.
         """
         if base is value:
             raise KinfolkError("base and value network are the same model", fix="give two models")
         rows, value_rows = _rows(base), _rows(value)
-        if abs(rows - value_rows) > _PADDING_ROWS:
+        if translation is not None:
+            _check_translation(translation, rows, value_rows)
+        elif abs(rows - value_rows) > _PADDING_ROWS:
             raise KinfolkError(
                 f"the value network has a vocabulary of {value_rows} tokens, the base one of {rows}",
                 where="value network",
-                fix="use one that was made with the base's tokenizer",
+                fix="use one that was made with the base's tokenizer, or give a translation",
             )
-        config = PairConfig(base=base.config, value=value.config, alpha=alpha, scheme=scheme)
+        file = None if translation is None else MAP_FILE
+        config = PairConfig(base=base.config, value=value.config, alpha=alpha, scheme=scheme, vocabulary=file)
         config.dtype = base.config.dtype
         with no_init_weights():  # their weights are what they are wanted for
             pair = cls(config, base, value)
+        pair.translation = translation
         if base.generation_config is not None:
             pair.generation_config = copy.deepcopy(base.generation_config)
         return pair.train(value.training)
@@ -103,7 +122,7 @@ class Pair(PreTrainedModel, GenerationMixin):
         common = {"attention_mask": attention_mask, "position_ids": position_ids}
         every = self.config.scheme != "residual"  # a cascade reads what the base predicts at every position
         with torch.no_grad():
-            base_logits = _logits(
+            base_logits = logits_of(
                 self.base, of_base, 0 if every else logits_to_keep, input_ids=input_ids, **common
             ).float()
         change = self.value_logits(
@@ -124,21 +143,45 @@ class Pair(PreTrainedModel, GenerationMixin):
         """The change d (batch, kept positions, base vocabulary) in float32, before alpha; with gradient.
 
         `base_logits` (batch, time, base vocabulary), at all positions, is needed by cascades and unread by residual.
-        Where the two widths differ by padding, d is cut or padded with 0.
+        Where the two widths differ by padding, d is cut or padded with 0. With a translation d has the width of the
+        value vocabulary, and `combined` maps it.
         """
+        if self.config.vocabulary is not None:
+            prefixes = Prefixes() if cache is None else cache.layers[0]
+            read: Tensor = prefixes.read(
+                self.value, self._translation().retokenizer, input_ids, attention_mask, logits_to_keep
+            )
+            return read
         inputs: dict[str, Any] = {"input_ids": input_ids}
         if self.config.scheme != "residual":
             if base_logits is None:
                 raise KinfolkError(f"the scheme {self.config.scheme} needs the base's logits", where="base_logits")
             inputs = {"inputs_embeds": self._cascade_embeddings(input_ids, base_logits)}
-        change = _logits(
+        change = logits_of(
             self.value, cache, logits_to_keep, **inputs, attention_mask=attention_mask, position_ids=position_ids
         )
         return fit_width(change.float(), self.config.vocab_size)
 
     def combined(self, base_logits: Tensor, change: Tensor) -> Tensor:
-        """z_base + alpha d, of float32 (..., base vocabulary)."""
+        """z_base + alpha d in float32 (..., base vocabulary), d as `value_logits` gives it."""
+        if self.config.vocabulary is not None:
+            return self._translation().map.to(base_logits.device).combined(base_logits, change, self.alpha)
         return base_logits + self.alpha * change
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **options: Any) -> None:
+        """As any model; a translation is written beside the weights."""
+        super().save_pretrained(save_directory, *args, **options)
+        if self.translation is not None:
+            self.translation.save(Path(save_directory))
+
+    @classmethod
+    def from_pretrained(cls, folder: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        """As any model, from a local folder if the pair has a translation."""
+        loaded: Any = super().from_pretrained(folder, *args, **options)
+        pair = loaded[0] if isinstance(loaded, tuple) else loaded
+        if pair.config.vocabulary is not None:
+            pair.translation = load_translation(Path(folder))
+        return loaded
 
     def train(self, mode: bool = True) -> Self:
         """Training mode of the value network only: the base is frozen, its dropout off."""
@@ -175,6 +218,13 @@ class Pair(PreTrainedModel, GenerationMixin):
         """None, which leaves the layers of a static cache to be shaped by the child that fills them."""
         return
 
+    def _translation(self) -> Translation:
+        if self.translation is None:
+            raise KinfolkError(
+                "the pair was built without its vocabulary map", fix="load it, or pair its models with one"
+            )
+        return self.translation
+
     def _cascade_embeddings(self, input_ids: Tensor, base_logits: Tensor) -> Tensor:
         """What a cascade reads (batch, time, hidden size of the value network)."""
         embedding: Any = self.value.get_input_embeddings()
@@ -192,27 +242,14 @@ _PADDING_ROWS = 1024
 """One tokenizer can come with embeddings of unlike height, padded to a multiple that suits a machine."""
 
 
-def fit_width(change: Tensor, width: int) -> Tensor:
-    """Cut the last axis to `width`, or pad it with zeros: rows beyond the tokenizer's entries are never predicted."""
-    missing = width - change.shape[-1]
-    if missing <= 0:
-        return change[..., :width]
-    return nn.functional.pad(change, (0, missing))
-
-
-def kept(logits: Tensor, logits_to_keep: int | Tensor) -> Tensor:
-    """The positions (axis 1) that `logits_to_keep` means in transformers: the last so many, 0 for all, or indices."""
-    if isinstance(logits_to_keep, int):
-        return logits[:, -logits_to_keep:] if logits_to_keep else logits
-    return logits[:, logits_to_keep]
-
-
-def _logits(model: PreTrainedModel, cache: CacheView | None, logits_to_keep: int | Tensor, **inputs: Any) -> Tensor:
-    keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
-    if keeps:
-        inputs["logits_to_keep"] = logits_to_keep
-    logits: Tensor = model(**inputs, past_key_values=cache, use_cache=cache is not None).logits
-    return logits if keeps else kept(logits, logits_to_keep)
+def _check_translation(translation: Translation, rows: int, value_rows: int) -> None:
+    entries, reached = len(translation.map.index), int(translation.map.index.max())
+    if entries > rows or reached >= value_rows:
+        raise KinfolkError(
+            f"the map is from {entries} tokens to {reached + 1} or more, the models have {rows} and {value_rows}",
+            where="translation",
+            fix="make it with the tokenizers of these two models",
+        )
 
 
 def _rows(model: PreTrainedModel) -> int:
