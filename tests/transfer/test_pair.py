@@ -224,3 +224,14 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     model("llama", 1).save_pretrained(plain)
     with pytest.raises(KinfolkError, match="not a pair"):
         load_pair(plain)
+    kept = (plain / "config.json").read_bytes()
+    with pytest.raises(KinfolkError, match="something else"):
+        save_pair(a_pair(), a_tokenizer(), plain)
+    assert (plain / "config.json").read_bytes() == kept
+
+
+def test_a_pair_replaces_a_pair_as_a_whole(tmp_path: Path) -> None:
+    save_pair(a_pair(), a_tokenizer(), tmp_path)
+    (tmp_path / "left over").write_text("")
+    save_pair(a_pair(alpha=0.5), a_tokenizer(), tmp_path)
+    assert load_pair(tmp_path)[0].alpha == 0.5 and not (tmp_path / "left over").exists()

@@ -11,6 +11,7 @@ import typer
 
 from kinfolk.cli.average import average
 from kinfolk.cli.build import build
+from kinfolk.cli.chat import chat
 from kinfolk.cli.doctor import doctor
 from kinfolk.cli.evaluate import evaluate
 from kinfolk.cli.export import export
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (plan, build, grow, average, export, evaluate, report, doctor):
+for command in (plan, build, grow, average, export, evaluate, report, chat, doctor):
     app.command()(command)
 app.add_typer(laws, name="laws")
 app.add_typer(schedule, name="schedule")

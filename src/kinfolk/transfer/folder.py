@@ -7,15 +7,22 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from kinfolk.checkpoint_folder import config_content, no_weights
 from kinfolk.errors import KinfolkError, in_short
+from kinfolk.files import new_directory
 from kinfolk.transfer.config import PairConfig
 from kinfolk.transfer.pair import Pair
 
 
 def save_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write weights, config and tokenizer; `load_pair`, or transformers once kinfolk.transfer is imported, reads it."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    pair.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    """Write weights, config and tokenizer; `load_pair`, or transformers once kinfolk.transfer is imported, reads it.
+
+    A pair that is there is replaced as a whole. Raises KinfolkError where something else is.
+    """
+    target = Path(folder)
+    if target.is_dir() and any(target.iterdir()) and not _is_pair(target):
+        raise KinfolkError("the folder holds something else than a pair", where=str(folder), fix="give a new folder")
+    with new_directory(target) as unfinished:
+        pair.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
 
 
 def load_pair(folder: str | Path, **options: Any) -> tuple[Pair, PreTrainedTokenizerBase]:
@@ -24,11 +31,8 @@ def load_pair(folder: str | Path, **options: Any) -> tuple[Pair, PreTrainedToken
     Raises KinfolkError for a folder that holds no complete pair.
     """
     where = Path(folder)
-    kind = config_content(where).get("model_type")
-    if kind != PairConfig.model_type:
-        raise KinfolkError(
-            f"a checkpoint of type {kind!r}, not a pair", where=str(folder), fix="give a folder that save_pair wrote"
-        )
+    if config_content(where).get("model_type") != PairConfig.model_type:
+        raise KinfolkError("a checkpoint, but not a pair", where=str(folder), fix="give a folder that save_pair wrote")
     if not any(where.glob("*.safetensors")):
         raise no_weights(where)
     try:
@@ -50,3 +54,7 @@ def load_pair(folder: str | Path, **options: Any) -> tuple[Pair, PreTrainedToken
         )
     loaded: Pair = pair.eval()
     return loaded, tokenizer
+
+
+def _is_pair(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and config_content(folder).get("model_type") == PairConfig.model_type

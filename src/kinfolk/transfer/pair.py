@@ -5,6 +5,7 @@ A transformers model like any other: `generate` in all its ways, `save_pretraine
 
 import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -165,7 +166,11 @@ class Pair(PreTrainedModel, GenerationMixin):
     def combined(self, base_logits: Tensor, change: Tensor) -> Tensor:
         """z_base + alpha d in float32 (..., base vocabulary), d as `value_logits` gives it."""
         if self.config.vocabulary is not None:
-            return self._translation().map.to(base_logits.device).combined(base_logits, change, self.alpha)
+            between = self._translation()
+            if between.map.index.device != base_logits.device:
+                between = replace(between, map=between.map.to(base_logits.device))
+                self.translation = between
+            return between.map.combined(base_logits, change, self.alpha)
         return base_logits + self.alpha * change
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **options: Any) -> None:

@@ -6,7 +6,7 @@ Compared are bytes, never the marks ("Ġ", "▁") by which tokenizers write spac
 import codecs
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -24,11 +24,13 @@ _PROBES = ("a", "The cat, 3 times.", "  two\n\nlines\t", "naïve 学校 🦆")
 class Pieces:
     """A tokenizer as bytes.
 
-    `bytes_of[id]` are the bytes of a token, None for special tokens and ids that no text is made of. `prefix` is what
-    the tokenizer puts before every text (b" " for many SentencePiece vocabularies), and is not of the text.
+    `encoder` is its `document_encoder`. `bytes_of[id]` are the bytes of a token, None for special tokens and ids that
+    no text is made of. `prefix` is what the tokenizer puts before every text (b" " for many SentencePiece
+    vocabularies), and is not of the text.
     """
 
     tokenizer: PreTrainedTokenizerBase
+    encoder: Any
     bytes_of: tuple[bytes | None, ...]
     prefix: bytes
 
@@ -46,13 +48,9 @@ class Pieces:
             if self.bytes_of[index] is None
         }
 
-    @cached_property
-    def _encoder(self) -> Any:
-        return document_encoder(self.tokenizer)
-
     def encode(self, text: str) -> list[int]:
         """Ids of a text; special tokens in it are read as ordinary text, and none is added."""
-        return list(self._encoder.encode(text, add_special_tokens=False).ids) if text else []
+        return list(self.encoder.encode(text, add_special_tokens=False).ids) if text else []
 
     def text_of(self, content: bytes, unfinished: bool = True) -> tuple[str, bool]:
         """The longest text that bytes from the beginning of a text are, and whether a split character is left over.
@@ -88,9 +86,9 @@ def pieces_of(tokenizer: PreTrainedTokenizerBase, where: str = "tokenizer") -> P
             found[index] = spell(token)
         elif not added[index]["special"]:
             found[index] = added[index]["content"].encode()
-    pieces = Pieces(tokenizer, tuple(found), b"")
+    pieces = Pieces(tokenizer, document_encoder(tokenizer), tuple(found), b"")
     first = _joined(pieces, _PROBES[0])
-    pieces = Pieces(tokenizer, tuple(found), b" " if first.startswith(b" ") else b"")
+    pieces = replace(pieces, prefix=b" " if first.startswith(b" ") else b"")
     for probe in _PROBES:
         if _joined(pieces, probe) != pieces.prefix + probe.encode():
             raise _unreadable(where, f"it does not give back {probe!r}")

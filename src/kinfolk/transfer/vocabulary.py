@@ -36,8 +36,6 @@ class VocabularyMap:
 
     def to(self, device: torch.device) -> "VocabularyMap":
         """The map on another device."""
-        if self.index.device == device:
-            return self
         return VocabularyMap(self.kind, self.index.to(device), self.weight.to(device))
 
     def combined(self, base_logits: Tensor, change: Tensor, alpha: float) -> Tensor:
