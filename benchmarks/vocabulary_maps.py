@@ -1,6 +1,6 @@
 """How much of a text each map between two vocabularies speaks for.
 
-    python benchmarks/vocabularies.py
+    python benchmarks/vocabulary_maps.py
 
 Two byte-level BPEs of 512 and 1,024 entries trained on TinyStories, GPT-2's, and that of stories260K; coverage on 40
 stories that none of them, and no alignment, has seen (GPT-2 apart). Prints the table of docs/transfer.md. Reads
