@@ -78,7 +78,7 @@ def test_the_counted_rate_of_sampling_approaches_the_expected_one() -> None:
 @pytest.mark.parametrize("drafted", [1, 2, 4])
 @pytest.mark.parametrize("close", [True, False])
 def test_a_shared_value_network_gives_the_same_tokens_for_fewer_passes(drafted: int, close: bool) -> None:
-    base, value = model("llama", 1), model("gemma3_text untied", 2, sliding_window=3)
+    base, value = model("llama", 1), model("qwen3", 2)
     small = model("llama", 1 if close else 3)
     if close:
         with torch.no_grad():
@@ -112,6 +112,12 @@ def test_every_position_is_read_once_where_all_drafts_are_taken_over() -> None:
     assert counts.rate == 1 and counts.accepted == [4, 4, 4] and counts.tokens_per_pass == 5
     assert read["value"] == found.shape[1] - 1
     assert expected_tokens_per_pass(1.0, 4) == 5
+
+
+def test_a_shared_value_network_with_a_window() -> None:
+    base, value, small = model("llama", 1), model("gemma3_text untied", 2, sliding_window=3), model("llama", 3)
+    found, _ = generate_with_shared_value(Pair.of(base, value), Pair.of(small, value), PROMPT, 14, 4)
+    assert torch.equal(found, continued(base, value, PROMPT, 14))
 
 
 def test_it_stops_at_the_end_of_text() -> None:
