@@ -12,7 +12,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PhiConfig, PhiForCausa
 from kinfolk.data.tokens import Documents, TokenStore
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.head import predictor, token_losses
-from kinfolk.evaluate.loss import encode_documents, held_out_documents, score, window_spans
+from kinfolk.evaluate.loss import encode_documents, held_out_documents, score
+from kinfolk.evaluate.windows import window_spans
 from kinfolk.growth.precision import computing_in
 from kinfolk.growth.verify import copy_in
 
