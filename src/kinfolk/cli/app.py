@@ -12,11 +12,13 @@ import typer
 from kinfolk.cli.average import average
 from kinfolk.cli.build import build
 from kinfolk.cli.chat import chat
+from kinfolk.cli.consistency import consistency
 from kinfolk.cli.doctor import doctor
 from kinfolk.cli.evaluate import evaluate
 from kinfolk.cli.export import export
 from kinfolk.cli.grow import grow
 from kinfolk.cli.laws import laws
+from kinfolk.cli.merge import merge
 from kinfolk.cli.plan import plan
 from kinfolk.cli.report import report
 from kinfolk.cli.schedule import schedule
@@ -30,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (plan, build, grow, average, export, evaluate, report, chat, doctor):
+for command in (plan, build, grow, average, export, evaluate, merge, consistency, report, chat, doctor):
     app.command()(command)
 app.add_typer(laws, name="laws")
 app.add_typer(schedule, name="schedule")

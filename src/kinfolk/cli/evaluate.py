@@ -1,26 +1,27 @@
 """kinfolk evaluate"""
 
 import json
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from kinfolk.cli.options import JsonOption
-
-if TYPE_CHECKING:
-    from rich.status import Status
+from kinfolk.cli.options import JsonOption, TextOption
+from kinfolk.cli.progress import progress
+from kinfolk.cli.tables import print_table
 
 
 def evaluate(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL...", help="Run directories, members, or any Hugging Face checkpoint.")
     ],
-    text: Annotated[Path | None, typer.Option(help="A UTF-8 text file to evaluate on, as one document.")] = None,
+    text: TextOption = [],  # noqa: B006
     run: Annotated[Path | None, typer.Option(help="Evaluate on the held-out documents of this run.")] = None,
     context_length: Annotated[int | None, typer.Option(help="Window; by default what the model was made for.")] = None,
     stride: Annotated[int | None, typer.Option(help="Tokens between windows; by default half a window.")] = None,
+    ensembles: Annotated[
+        bool, typer.Option("--ensembles", help="Also two smaller models together, at no more FLOPs than each.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Also weights that were trained on patches last.")] = False,
     json_: JsonOption = False,
 ) -> None:
@@ -29,52 +30,65 @@ def evaluate(
 
     from kinfolk.errors import KinfolkError
 
-    if text is not None and run is not None:
+    if text and run is not None:
         raise KinfolkError("--text and --run are both given", fix="choose what to evaluate on")
     console = Console(stderr=True)
     with console.status("starting"):
-        from kinfolk.evaluate.measure import measure, members_of, run_of
+        from kinfolk.evaluate.measure import common_context, members_of, scored
+        from kinfolk.evaluate.text import text_for
     paths = [path for model in models for path in members_of(model)]
+    if ensembles and context_length is None:
+        context_length = common_context(paths)
     results: list[dict[str, Any]] = []
-    for path in paths:
-        with console.status(f"evaluating {path}") as status:
-            score = measure(
+    known = 0
+    with progress("starting") as report:
+        for path in paths:
+            score, was_known = scored(
                 path,
-                text=text,
-                run=None if text else run or run_of(path),
+                text_for([path], text, run),
                 context_length=context_length,
                 stride=stride,
                 force=force,
-                progress=partial(_show_progress, status, path),
+                progress=report,
             )
-        results.append({"model": path, **score.to_dict()})
+            known += was_known
+            results.append({"model": path, **score})
+        if ensembles and context_length is not None:
+            from kinfolk.evaluate.ensembles import add_ensembles
+
+            what = text_for(paths, text, run)
+            add_ensembles(results, what, context_length, stride, force, report)
+    if known:
+        console.print(f"{known} of {len(paths)} known from before, of the same weights and text")
     if json_:
         print(json.dumps(results[0] if len(results) == 1 else results, indent=2, allow_nan=False))
         return
-    _print_table(results)
+    headings = ["model", "loss (nats/token)", "perplexity", "bits per byte", "90 % interval", "tokens", "bytes"]
+    if ensembles:
+        headings += ["FLOPs/token", "two smaller together (bits per byte)"]
+    print_table(None, headings, [_row(result, ensembles) for result in results])
 
 
-def _show_progress(status: "Status", path: str, done: int) -> None:
-    status.update(f"evaluating {path}: {done:,} tokens")
-
-
-def _print_table(results: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("model", overflow="fold")
-    for heading in ("loss (nats/token)", "perplexity", "bits per byte", "90 % interval", "tokens", "bytes"):
-        table.add_column(heading, justify="right")
-    for result in results:
-        low, high = result["bits_per_byte_low"], result["bits_per_byte_high"]
-        table.add_row(
-            result["model"],
-            f"{result['loss']:.4f}",
-            f"{result['perplexity']:.3f}" if result["perplexity"] is not None else "overflow",
-            f"{result['bits_per_byte']:.4f}",
-            f"{low:.4f} to {high:.4f}" if low is not None else "-",
-            f"{result['tokens']:,}",
-            f"{result['bytes']:,}",
-        )
-    Console(width=None if Console().is_terminal else 140).print(table)
+def _row(result: dict[str, Any], ensembles: bool) -> list[str]:
+    low, high = result["bits_per_byte_low"], result["bits_per_byte_high"]
+    cells = [
+        result["model"],
+        f"{result['loss']:.4f}",
+        f"{result['perplexity']:.3f}" if result["perplexity"] is not None else "overflow",
+        f"{result['bits_per_byte']:.4f}",
+        f"{low:.4f} to {high:.4f}" if low is not None else "-",
+        f"{result['tokens']:,}",
+        f"{result['bytes']:,}",
+    ]
+    if not ensembles:
+        return cells
+    best = result["two_smaller"]
+    if best is None:
+        return [*cells, f"{result['flops_per_token']:.3g}", "-"]
+    names = " + ".join(Path(path).name for path in best["models"])
+    share = best["flops_per_token"] / result["flops_per_token"]
+    return [
+        *cells,
+        f"{result['flops_per_token']:.3g}",
+        f"{best['bits_per_byte']:.4f} ({names}, {share:.0%} of the FLOPs)",
+    ]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,9 @@ BytesOption = Annotated[
     float | None, typer.Option(metavar="BYTES", help="Bytes in a token, for bits per byte; measured in your own runs.")
 ]
 WhereOption = Annotated[list[str], typer.Option(metavar="COLUMN=VALUE", help="Use only rows with this value.")]
+TextOption = Annotated[
+    list[Path], typer.Option(metavar="FILE", help="A UTF-8 text file, as one document (repeatable).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 
 

@@ -40,16 +40,23 @@ def load_checkpoint(
     unless forced.
     """
     name, is_folder = str(path_or_name), Path(path_or_name).is_dir()
+    config = load_config(path_or_name)
+    check_token_ready(is_token_ready(config), name, force)
+    with quiet():
+        tokenizer = _load_tokenizer(name, is_folder)
+        model = _load_model(name, is_folder, config)
+    return model.to(torch.device(device)).eval(), tokenizer  # type: ignore[arg-type]
+
+
+def load_config(path_or_name: str | Path) -> PreTrainedConfig:
+    """The config of a folder, or of a name on the hub. Raises KinfolkError where no checkpoint can be there."""
+    name, is_folder = str(path_or_name), Path(path_or_name).is_dir()
     if is_folder:
         _check_folder(Path(path_or_name))
     elif _looks_like_path(name):
         raise KinfolkError("there is no such folder", where=name, fix="give the folder that holds config.json")
-    with _quiet():
-        config = _load_config(name, is_folder)
-        check_token_ready(is_token_ready(config), name, force)
-        tokenizer = _load_tokenizer(name, is_folder)
-        model = _load_model(name, is_folder, config)
-    return model.to(torch.device(device)).eval(), tokenizer  # type: ignore[arg-type]
+    with quiet():
+        return _load_config(name, is_folder)
 
 
 def separator_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -205,7 +212,7 @@ def _looks_like_path(name: str) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers from writing warnings and progress bars between the lines of our own output."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -1,18 +1,86 @@
-"""One checkpoint, measured on a run's held-out documents or on a text file."""
+"""Checkpoints, measured on a run's held-out documents or on text files."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from kinfolk.data.tokens import open_store
 from kinfolk.errors import KinfolkError
-from kinfolk.evaluate.load import load_checkpoint, read_text, separator_of
-from kinfolk.evaluate.loss import Score, encode_documents, held_out_documents, score
+from kinfolk.evaluate import cache
+from kinfolk.evaluate.load import load_checkpoint, load_config, separator_of
+from kinfolk.evaluate.loss import DocumentLosses, Score, document_losses, summary
+from kinfolk.evaluate.text import Text, run_of, text_for
+from kinfolk.evaluate.windows import Document
 from kinfolk.files import UNFINISHED
 from kinfolk.train.engine import single_engine
+
+__all__ = ["Loaded", "common_context", "measure", "members_of", "run_of", "scored"]
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many tokens are done, and of how many."""
+
+
+def quietly(what: str, done: int, of: int) -> None:
+    """A `Progress` that says nothing."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint in memory, on the device that this process computes on."""
+
+    path: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    separator: int | None
+    device: torch.device
+
+    @property
+    def longest(self) -> int:
+        """Positions that the model was made for; KinfolkError where its config does not say."""
+        return longest(self.model.config, self.path)
+
+    def documents(self, text: Text) -> list[Document]:
+        """The documents of a text in this model's tokens."""
+        return list(text.documents(self.tokenizer))
+
+    def losses(
+        self, text: Text, context_length: int | None, stride: int | None, progress: Progress = quietly
+    ) -> DocumentLosses:
+        """The loss of every token; in windows of what the model was made for, unless told otherwise."""
+        documents = self.documents(text)
+        total = sum(len(ids) for ids, _ in documents)
+        return document_losses(
+            self.model,
+            documents,
+            self.separator,
+            self.longest if context_length is None else context_length,
+            self.device,
+            stride,
+            progress=lambda done: progress(f"evaluating {self.path}", done, total),
+        )
+
+
+def load(path: str, force: bool = False) -> Loaded:
+    """Load a checkpoint; KinfolkError for whatever is wrong with it."""
+    engine = single_engine()
+    model, tokenizer = load_checkpoint(path, engine.device, force)
+    return Loaded(path, model, tokenizer, separator_of(model, tokenizer), engine.device)
+
+
+def longest(config: PreTrainedConfig, where: str) -> int:
+    """Positions that a model was made for; KinfolkError where its config does not say."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int):
+        raise KinfolkError("the config names no largest context", where=where, fix="give --context-length")
+    return positions
+
+
+def common_context(paths: list[str]) -> int:
+    """The shortest of the contexts that checkpoints were made for, from their configs."""
+    return min(longest(load_config(path), path) for path in paths)
 
 
 def members_of(model: str) -> list[str]:
@@ -23,18 +91,12 @@ def members_of(model: str) -> list[str]:
     found = [path for path in members.iterdir() if (path / "config.json").is_file() and path.suffix != UNFINISHED]
     if not found:
         raise KinfolkError("the run has no finished member yet", where=model, fix="go on with the build")
-    return [str(path) for path in sorted(found, key=lambda path: (_weight_bytes(path), path.name))]
+    return [str(path) for path in sorted(found, key=lambda path: (weight_bytes(str(path)), path.name))]
 
 
-def _weight_bytes(member: Path) -> int:
+def weight_bytes(member: str) -> int:
     """Size of a member's weights, in one file or in several."""
-    return sum(file.stat().st_size for file in member.glob("*.safetensors"))
-
-
-def run_of(model: str) -> Path | None:
-    """The run directory that a member lies in, if it does."""
-    run = Path(model).resolve().parent.parent
-    return run if (run / "data" / "data.json").is_file() else None
+    return sum(file.stat().st_size for file in Path(member).glob("*.safetensors"))
 
 
 def measure(
@@ -45,36 +107,28 @@ def measure(
     context_length: int | None = None,
     stride: int | None = None,
     force: bool = False,
-    progress: Callable[[int], None] | None = None,
 ) -> Score:
     """Score a checkpoint on a text file, or on the held-out documents of a run (any tokenizer).
 
     Raises KinfolkError when there is neither, and for whatever is wrong with the checkpoint or the text.
     """
-    if text is None and run is None:
-        if not Path(model).exists():
-            raise KinfolkError("there is no such folder", where=model, fix="give a run directory or a checkpoint")
-        raise KinfolkError(
-            f"{model} is not a member of a run, so it is not clear what to evaluate it on",
-            fix="give --text FILE, or --run DIR for the held-out documents of a run",
-        )
-    texts: Iterable[str] | None = [read_text(text)] if text is not None else None
-    engine = single_engine()
-    network, tokenizer = load_checkpoint(model, engine.device, force)
-    context = network.config.max_position_embeddings if context_length is None else context_length
-    separator = separator_of(network, tokenizer)
-    if texts is None:
-        assert run is not None
-        store = open_store(run / "data")
-        written_with = AutoTokenizer.from_pretrained(store.tokenizer)
-        if tokenizer.get_vocab() == written_with.get_vocab():
-            documents = held_out_documents(store)
-            return score(network, documents, separator, context, engine.device, stride, progress=progress)
-        texts = (_text_of(written_with, ids) for ids, _ in held_out_documents(store))
-    documents = encode_documents(tokenizer, texts)
-    return score(network, documents, separator, context, engine.device, stride, progress=progress)
+    what = text_for([model], [] if text is None else [text], run)
+    return summary(load(model, force).losses(what, context_length, stride))
 
 
-def _text_of(tokenizer: PreTrainedTokenizerBase, ids: NDArray[Any]) -> str:
-    """The text of a stored document, byte for byte."""
-    return str(tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+def scored(
+    model: str,
+    text: Text,
+    *,
+    context_length: int | None = None,
+    stride: int | None = None,
+    force: bool = False,
+    progress: Progress = quietly,
+) -> tuple[dict[str, Any], bool]:
+    """The score of a checkpoint as plain data, and whether it was known from before."""
+
+    def compute() -> dict[str, Any]:
+        return summary(load(model, force).losses(text, context_length, stride, progress)).to_dict()
+
+    settings = {"text": text.digest(), "context_length": context_length, "stride": stride, "force": force}
+    return cache.remembered("score", [cache.checkpoint_digest(model)], settings, compute)

@@ -1,0 +1,54 @@
+"""Two models of any tokenizers on the same documents: bits per byte, document by document.
+
+Tokens of different tokenizers cannot be held against each other, documents can: both models put a probability on the
+same text.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from kinfolk.errors import KinfolkError
+from kinfolk.evaluate.bootstrap import FEWEST, ratio_interval
+from kinfolk.evaluate.loss import DocumentLosses
+
+_QUANTILES = (0.05, 0.5, 0.95)
+
+
+def compare_by_document(first: DocumentLosses, second: DocumentLosses) -> dict[str, Any]:
+    """Bits per byte of both over the documents that both score, their difference, and how alike they rank documents.
+
+    `difference` is that of the second minus the first, over all bytes, with its 90 % interval over documents
+    (None for fewer than five) and quantiles over documents. `rank_correlation` is Spearman's; None for fewer than five
+    documents, or where one model finds all equally hard. KinfolkError without a common document.
+    """
+    common = [document for document in first.nats if document in second.nats]
+    if not common:
+        raise KinfolkError("the models have no document in common", fix="give them the same text")
+    sizes = np.array([first.sizes[document] for document in common], dtype=np.int64)
+    bits = [np.array([model.nats[document].sum() for document in common]) / math.log(2) for model in (first, second)]
+    low, high = ratio_interval(bits[1] - bits[0], sizes)
+    by_document = (bits[1] - bits[0]) / sizes
+    return {
+        "documents": len(common),
+        "bytes": int(sizes.sum()),
+        "first_bits_per_byte": float(bits[0].sum() / sizes.sum()),
+        "second_bits_per_byte": float(bits[1].sum() / sizes.sum()),
+        "difference": {
+            "mean": float((bits[1] - bits[0]).sum() / sizes.sum()),
+            "low": low,
+            "high": high,
+            "quantiles": {f"{share:g}": float(np.quantile(by_document, share)) for share in _QUANTILES},
+        },
+        "second_better_share": float((by_document < 0).mean()),
+        "rank_correlation": _rank_correlation(bits[0] / sizes, bits[1] / sizes),
+    }
+
+
+def _rank_correlation(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float | None:
+    from scipy.stats import spearmanr
+
+    if len(first) < FEWEST or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(spearmanr(first, second).statistic)
