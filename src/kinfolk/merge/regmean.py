@@ -55,9 +55,10 @@ class RegressionSums:
     def solve(self, ridge: float = RIDGE) -> Tensor:
         """The regression mean (in, out) in float64; the plain mean where no input was other than zero."""
         mean = self.weights / self.models
-        strength = ridge * float(self.gram.diagonal().mean())
-        if strength == 0:
+        size = float(self.gram.diagonal().mean())
+        if size == 0:
             return mean
+        strength = ridge * size
         identity = torch.eye(self.gram.shape[0], dtype=torch.float64, device=self.gram.device)
         solution: Tensor = torch.linalg.solve(self.gram + strength * identity, self.product + strength * mean)
         return solution
