@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 
+from kinfolk.cli.adaptability import adaptability
 from kinfolk.cli.average import average
 from kinfolk.cli.build import build
 from kinfolk.cli.chat import chat
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (plan, build, grow, average, export, evaluate, merge, consistency, report, chat, doctor):
+for command in (plan, build, grow, average, export, evaluate, merge, consistency, adaptability, report, chat, doctor):
     app.command()(command)
 app.add_typer(laws, name="laws")
 app.add_typer(schedule, name="schedule")
