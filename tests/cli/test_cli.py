@@ -100,7 +100,10 @@ def _seconds_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-@pytest.mark.parametrize("command", ["plan", "build", "evaluate", "report", "laws", "schedule", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    ["plan", "build", "evaluate", "consistency", "adaptability", "merge", "report", "laws", "schedule", "doctor"],
+)
 def test_every_command_has_help(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0

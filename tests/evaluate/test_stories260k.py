@@ -1,12 +1,15 @@
 """A model that others trained, and figures that others measured (shared/data/README.md, section 7)."""
 
 import json
+import math
 import warnings
 
 import pytest
 import stories260k
 import torch
+from typer.testing import CliRunner
 
+from kinfolk.cli.app import app
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.load import load_checkpoint
 from kinfolk.evaluate.loss import encode_documents, score
@@ -28,11 +31,16 @@ pytestmark = pytest.mark.skipif(not stories260k.MODEL.is_file(), reason="shared/
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """The model through its whole way: llama2.c file, Hugging Face folder, load_checkpoint."""
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stories260K")
     stories260k.load_model().save_pretrained(folder)
     stories260k.load_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder):
+    """The model through its whole way: llama2.c file, Hugging Face folder, load_checkpoint."""
     return load_checkpoint(folder, "cpu")
 
 
@@ -55,13 +63,21 @@ def test_first_sixty_stories(checkpoint):
     assert result.bits_per_byte_low < 0.8936 < result.bits_per_byte_high
 
 
-def test_whole_file_as_one_document(checkpoint):
-    model, tokenizer = checkpoint
-    text = stories260k.TEXT.read_bytes().decode("utf-8")
-    result = score(model, encode_documents(tokenizer, [text]), BOS, 512, "cpu")
-    assert (result.stride, result.tokens, result.bytes) == (256, 100_707, 197_290)
-    assert result.loss == pytest.approx(1.8457, abs=5e-4)
-    assert result.bits_per_byte == pytest.approx(1.3592, abs=5e-4)
+def test_whole_file_as_one_document_by_command(folder, monkeypatch):
+    arguments = ["evaluate", str(folder), "--text", str(stories260k.TEXT), "--json"]
+    first = CliRunner().invoke(app, arguments)
+    assert first.exit_code == 0, first.exception
+    result = json.loads(first.stdout)
+    assert (result["stride"], result["tokens"], result["bytes"]) == (256, 100_707, 197_290)
+    assert result["loss"] == pytest.approx(1.8457, abs=5e-4)
+    assert result["perplexity"] == pytest.approx(math.exp(result["loss"]))
+    assert result["bits_per_byte"] == pytest.approx(1.3592, abs=5e-4)
+    monkeypatch.setattr("kinfolk.evaluate.measure.load", None)  # nothing is loaded a second time
+    again = CliRunner().invoke(app, arguments)
+    assert again.stdout == first.stdout
+    assert "1 of 1 known from before" in again.stderr
+    other = CliRunner().invoke(app, [*arguments, "--stride", "512"])
+    assert isinstance(other.exception, TypeError), "another stride is another result"
 
 
 def test_greedy_text(checkpoint):
