@@ -1,13 +1,8 @@
 """Train one stage: a script of parts, from a checkpoint to the next."""
 
-import math
-import signal
-import time
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +15,15 @@ from kinfolk.family.rate_transfer import Factors
 from kinfolk.family.recipe import Checkpoints, Recipe
 from kinfolk.growth.dynamics import StageRates
 from kinfolk.plan.stages import Stage
-from kinfolk.train import checkpoint
-from kinfolk.train.divergence import DivergedError, Watch
+from kinfolk.train.divergence import Watch
 from kinfolk.train.engine import Engine, Precision
-from kinfolk.train.interruption import Interrupted, Interruption
-from kinfolk.train.monitor import Monitor, Outlook, View
+from kinfolk.train.gradients import accumulate, clip
+from kinfolk.train.interruption import Interruption
+from kinfolk.train.monitor import Outlook, View
 from kinfolk.train.objective import stage_loss
 from kinfolk.train.optimizer import make_optimizer
 from kinfolk.train.rate import learning_rate
-from kinfolk.train.saving import SavingClock
+from kinfolk.train.resumable import Course, Resumable
 from kinfolk.train.update import make_update
 
 HELD_OUT_SEQUENCES = 32
@@ -77,14 +72,18 @@ def train_stage(
     engine.distribute(objective)
     optimizer = make_optimizer(model, recipe.optimizer, factors)
     update = make_update(model, optimizer, rates)
-    saves = folder / "checkpoints"
-    kept = checkpoint.latest(saves)
-    assert kept is not None, "the build prepares a first checkpoint"
-    loading = time.monotonic()
-    tensors = checkpoint.tensors_of(model, optimizer)
-    wanted = tensors if checkpoint.has_optimizer(kept) else checkpoint.tensors_of(model, None)
-    checkpoint.load(kept, wanted, engine)
-    position = first = saved = checkpoint.position_of(kept)
+    course = Course(
+        name=stage.name,
+        steps=stage.steps,
+        folder=folder,
+        saving=recipe.checkpoints,
+        kept=kept_checkpoints(stage, recipe),
+        remedy=f"lower recipe.peak_learning_rate (now {stage.rate.peak:g} at its peak), lengthen the warm-up, or set "
+        "recipe.precision to float32, and build into another --run",
+    )
+    watch = Watch(model.config.vocab_size)
+    training = Resumable(course, model, optimizer, watch, engine, view, interruption)
+    first = training.first
 
     batch_rows = stage.rows_per_step(context_length)
     micro = _micro_batch(recipe, context_length, engine)
@@ -93,89 +92,58 @@ def train_stage(
         context_length,
         stage.patch_size,
         stage.block,
-        first=position.sequences - stage.part_at(position.step).before(batch_sequences),
+        first=first.sequences - stage.part_at(first.step).before(batch_sequences),
         sequences=stage.batches * batch_sequences,
     )
     held_out = held_out_sample(store, context_length).to(engine.device)
     held_out_every = recipe.held_out_every_steps or max(1, stage.steps // 20)
-    began = time.monotonic()
-    saving = SavingClock(recipe.checkpoints, expected=began - loading)
-    keeping = kept_checkpoints(stage, recipe)
-    watch = Watch(model.config.vocab_size)
-    if engine.is_main:
-        view.stage_started(stage.name, stage.steps, first.step)
 
-    with Monitor(folder, first.step, view) if engine.is_main else nullcontext() as monitor, interruption.deferred():
-
-        def save() -> Path:
-            if monitor:
-                monitor.flush()
-            return checkpoint.save(saves, tensors, position, engine, keeping)
-
-        while position.step < stage.steps:
+    with training:
+        while training.position.step < stage.steps:
+            position = training.position
             part = stage.part_at(position.step)
             rate = learning_rate(stage.rate, part.begin, stage.batches, part.parts)
             rows, tokens = batch_rows // part.parts, stage.tokens_per_step // part.parts
             mine = rows_of_rank(rows, engine.rank, engine.world_size)
             first_row = part.before(batch_rows) + mine.start
             sequences = torch.from_numpy(read(store.train, reading, first_row, len(mine), recipe.seed))
-            sums = _accumulate(objective, sequences, micro, tokens, precision, engine)
-            gradient_norm = _clip(model, recipe.gradient_clip)
-            # One reduction a step: the losses, and what must be agreed on before anyone acts on it.
-            stop, due = interruption.requested is not None, engine.is_main and saving.due(position.step)
-            mine_of_all = torch.tensor([*sums, float(stop), float(due)], dtype=torch.float64)
-            *totals, stops, dues = engine.sum(mine_of_all).tolist()
-            mean_loss, mean_z_loss = (total / tokens for total in totals)
-            fault = watch.fault(mean_loss, gradient_norm, warmed_up=part.begin >= stage.rate.warmup_steps)
-            if fault:
-                raise _diverged(stage, position.step + 1, fault, kept)
-            # Saved before the update: that the loss is finite has just shown that these weights are good.
-            if (stops or dues) and position.step > saved.step:
-                kept, saved = saving.timed(save), position
-            if stops:
-                raise Interrupted(interruption.requested or signal.SIGTERM)
+            sums = accumulate(objective, torch.split(sequences, micro), tokens, precision, engine)
+            gradient_norm = clip(model, recipe.gradient_clip)
+            warmed_up = part.begin >= stage.rate.warmup_steps
+            mean_loss, mean_z_loss = training.agreed(sums, tokens, gradient_norm, warmed_up)
             update(rate, position.step)
             optimizer.zero_grad(set_to_none=True)
-            position = replace(
-                position,
-                step=position.step + 1,
+            training.advance(
                 sequences=position.sequences + rows * stage.patch_size,
                 positions=position.positions + rows * context_length,
-                seconds=first.seconds + time.monotonic() - began,
                 token_ready=stage.patch_size == 1,
             )
 
-            if monitor:
-                read_before, read_now = (tokens_read(stage, each.step) for each in (first, position))
-                monitor.record(
-                    {
-                        "step": position.step,
-                        "tokens": read_now,
-                        "epoch": reading.epochs(position.sequences, len(store.train)),
-                        loss_name(stage): mean_loss,
-                        **({"z_loss": mean_z_loss} if recipe.z_loss else {}),
-                        "learning_rate": rate,
-                        "gradient_norm": gradient_norm,
-                        "tokens_per_second": (read_now - read_before) / (position.seconds - first.seconds),
-                        "seconds": position.seconds,
-                    }
-                )
+            position = training.position
+            read_before, read_now = (tokens_read(stage, each.step) for each in (first, position))
+            training.record(
+                {
+                    "tokens": read_now,
+                    "epoch": reading.epochs(position.sequences, len(store.train)),
+                    loss_name(stage): mean_loss,
+                    **({"z_loss": mean_z_loss} if recipe.z_loss else {}),
+                    "learning_rate": rate,
+                    "gradient_norm": gradient_norm,
+                    "tokens_per_second": (read_now - read_before) / (position.seconds - first.seconds),
+                    "seconds": position.seconds,
+                }
+            )
             if position.step % held_out_every == 0 or position.step == stage.steps:
                 held_out_loss = quick_loss(objective, held_out, micro, precision, engine)
-                if not math.isfinite(held_out_loss):
-                    raise _diverged(stage, position.step, f"held-out loss {held_out_loss}", kept)
-                if monitor:
-                    said = outlook(position.step, held_out_loss, position.seconds) if outlook else {}
-                    monitor.record({"step": position.step, "held_out_loss": held_out_loss, **said})
-        if position.step > saved.step:
-            saving.timed(save)
-        if engine.sum(torch.tensor([float(interruption.requested is not None)])).item():
-            raise Interrupted(interruption.requested or signal.SIGTERM)
+                training.check_held_out(held_out_loss)
+                said = outlook(position.step, held_out_loss, position.seconds) if outlook and engine.is_main else {}
+                training.record({"held_out_loss": held_out_loss, **said})
+        training.finish()
 
     return Trained(
-        seconds=first.seconds + time.monotonic() - began,
-        checkpoint_seconds=saving.spent,
-        epochs=reading.epochs(position.sequences, len(store.train)),
+        seconds=training.seconds,
+        checkpoint_seconds=training.seconds_of_saving,
+        epochs=reading.epochs(training.position.sequences, len(store.train)),
     )
 
 
@@ -208,34 +176,6 @@ def quick_loss(objective: nn.Module, sequences: Tensor, micro: int, precision: P
             total += objective(part).cross_entropy.item()
     objective.train()
     return total / (sequences.shape[0] * (sequences.shape[1] - 1))
-
-
-def _accumulate(
-    objective: nn.Module, sequences: Tensor, micro: int, global_tokens: int, precision: Precision, engine: Engine
-) -> list[float]:
-    """Add the gradients of this process's share of the batch; returns its summed cross-entropy and z-loss.
-
-    The loss is a sum over tokens divided by the global count, so neither the number of processes nor the micro-batch
-    changes it. Sharding averages gradients over processes, hence the factor `world_size`.
-    """
-    objective.train()
-    parts = torch.split(sequences, micro)
-    total = torch.zeros(2, dtype=torch.float64, device=engine.device)
-    for index, part in enumerate(parts):
-        engine.synchronise_gradients(objective, last=index == len(parts) - 1)
-        with engine.autocast(precision):
-            losses = objective(part.to(engine.device, non_blocking=True))
-        (losses.minimised * (engine.world_size / global_tokens)).backward()
-        total += torch.stack([losses.cross_entropy, losses.z_loss])
-    found: list[float] = total.tolist()
-    return found
-
-
-def _clip(model: nn.Module, largest: float | Literal["none"]) -> float:
-    """Scale the gradients down to a global norm of at most `largest`, if any; returns the norm before."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), math.inf if largest == "none" else largest)
-    full = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    return float(full)
 
 
 def smallest_rows(stage: Stage, context_length: int) -> int:
@@ -273,16 +213,4 @@ def held_out_sample(store: TokenStore, context_length: int) -> Tensor:
     starts = [window * windows // count * context_length for window in range(count)]
     return torch.stack(
         [torch.from_numpy(store.held_out[begin : begin + context_length + 1].astype("int64")) for begin in starts]
-    )
-
-
-def _diverged(stage: Stage, step: int, fault: str, kept: Path) -> DivergedError:
-    """The error of a diverged run; all processes come to it together."""
-    return DivergedError(
-        fault,
-        step=step,
-        steps=stage.steps,
-        where=f"stage {stage.name}",
-        fix=f"lower recipe.peak_learning_rate (now {stage.rate.peak:g} at its peak), lengthen the warm-up, or set "
-        f"recipe.precision to float32, and build into another --run; the last good checkpoint is kept at {kept}",
     )

@@ -1,0 +1,39 @@
+"""Gradients of one optimizer step: added up over micro-batches, and clipped."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from kinfolk.train.engine import Engine, Precision
+
+
+def accumulate(
+    objective: nn.Module, batches: Sequence[Any], count: float, precision: Precision, engine: Engine
+) -> list[float]:
+    """Add the gradients of this process's micro-batches of a step; returns the sums that its losses are of.
+
+    The objective makes of a micro-batch (a tensor, or anything else with a method `to`) a named tuple whose first entry
+    is `minimised`; the sums are those of the others. The loss is a sum divided by the global `count` (of tokens), so
+    neither the number of processes nor the micro-batch changes it. Sharding averages gradients over processes, hence
+    the factor `world_size`.
+    """
+    objective.train()
+    total: Any = 0.0
+    for index, batch in enumerate(batches):
+        engine.synchronise_gradients(objective, last=index == len(batches) - 1)
+        with engine.autocast(precision):
+            minimised, *others = objective(batch.to(engine.device, non_blocking=True))
+        (minimised * (engine.world_size / count)).backward()
+        total = total + torch.stack(others).double()
+    found: list[float] = total.tolist()
+    return found
+
+
+def clip(model: nn.Module, largest: float | Literal["none"]) -> float:
+    """Scale the gradients down to a global norm of at most `largest`, if any; returns the norm before."""
+    norm = nn.utils.clip_grad_norm_(model.parameters(), math.inf if largest == "none" else largest)
+    full = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return float(full)

@@ -1,0 +1,170 @@
+"""What every training loop does around a step: begin at the newest checkpoint, agree, save, stop, and write down."""
+
+import math
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from kinfolk.family.recipe import Checkpoints
+from kinfolk.train import checkpoint
+from kinfolk.train.divergence import DivergedError, Watch
+from kinfolk.train.engine import Engine
+from kinfolk.train.interruption import Interrupted, Interruption
+from kinfolk.train.monitor import Monitor, View
+from kinfolk.train.saving import SavingClock
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a training is called, how long it is, and where it lies."""
+
+    name: str
+    steps: int
+    folder: Path
+    """Holds checkpoints/, metrics.jsonl and tensorboard/."""
+    saving: Checkpoints
+    """When to save."""
+    kept: Checkpoints
+    """What to keep beside the newest."""
+    remedy: str
+    """What to do when the loss is not finite."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+
+class Resumable:
+    """A training that can be stopped at any step, and goes on from its newest checkpoint with the same bytes.
+
+    A loop opens it, asks `position` where it stands, and in every step calls `agreed` after the gradients and
+    `advance` after the update; `finish` comes last. Every process of the engine makes the same calls.
+    """
+
+    def __init__(
+        self,
+        course: Course,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        watch: Watch,
+        engine: Engine,
+        view: View,
+        interruption: Interruption,
+    ) -> None:
+        """Fill model and optimizer from the newest checkpoint, which must be there."""
+        self._course = course
+        self._watch = watch
+        self._engine = engine
+        self._view = view
+        self._interruption = interruption
+        kept = checkpoint.latest(course.checkpoints)
+        assert kept is not None, "whoever trains prepares a first checkpoint"
+        loading = time.monotonic()
+        self._tensors = checkpoint.tensors_of(model, optimizer)
+        wanted = self._tensors if checkpoint.has_optimizer(kept) else checkpoint.tensors_of(model, None)
+        checkpoint.load(kept, wanted, engine)
+        self._kept = kept
+        self.position = self.first = self.saved = checkpoint.position_of(kept)
+        self._began = time.monotonic()
+        self._saving = SavingClock(course.saving, expected=self._began - loading)
+        self._monitor: Monitor | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        if self._engine.is_main:
+            self._view.stage_started(self._course.name, self._course.steps, self.first.step)
+            self._monitor = self._open.enter_context(Monitor(self._course.folder, self.first.step, self._view))
+        self._open.enter_context(self._interruption.deferred())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of training so far, over all processes that worked on it up to their last checkpoints."""
+        return self.first.seconds + time.monotonic() - self._began
+
+    @property
+    def seconds_of_saving(self) -> float:
+        """Time that this process spent on saving."""
+        return self._saving.spent
+
+    def agreed(self, sums: Sequence[float], count: float, gradient_norm: float, warmed_up: bool = False) -> list[float]:
+        """Every process's sums together, divided by `count`; the first is the loss.
+
+        Before the update, so that weights are saved, when a save is due, which this step has shown to be good: raises
+        DivergedError where loss or gradient are not finite (or, of a training that is `warmed_up`, the loss stays worse
+        than guessing), and Interrupted, after saving, when a stop was asked for.
+        """
+        # One reduction a step: the losses, and what must be agreed on before anyone acts on it.
+        stop = self._interruption.requested is not None
+        due = self._engine.is_main and self._saving.due(self.position.step)
+        mine_of_all = torch.tensor([*sums, float(stop), float(due)], dtype=torch.float64)
+        *totals, stops, dues = self._engine.sum(mine_of_all).tolist()
+        means = [total / count for total in totals]
+        fault = self._watch.fault(means[0], gradient_norm, warmed_up=warmed_up)
+        if fault:
+            raise self._diverged(self.position.step + 1, fault)
+        if stops or dues:
+            self.save()
+        if stops:
+            raise Interrupted(self._interruption.requested or signal.SIGTERM)
+        return means
+
+    def check_held_out(self, loss: float) -> None:
+        """Raise DivergedError where the loss on held-out text, which every process has, is not finite."""
+        if not math.isfinite(loss):
+            raise self._diverged(self.position.step, f"held-out loss {loss}")
+
+    def _diverged(self, step: int, fault: str) -> DivergedError:
+        """The error of a diverged run; all processes come to it together."""
+        return DivergedError(
+            fault,
+            step=step,
+            steps=self._course.steps,
+            where=f"stage {self._course.name}",
+            fix=f"{self._course.remedy}; the last good checkpoint is kept at {self._kept}",
+        )
+
+    def advance(self, **changes: Any) -> None:
+        """Count a step that was done, and whatever else of the position has changed."""
+        self.position = replace(self.position, step=self.position.step + 1, seconds=self.seconds, **changes)
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Write down figures of the steps done so far."""
+        if self._monitor:
+            self._monitor.record({"step": self.position.step, **record})
+
+    def save(self) -> None:
+        """Save what is not saved yet."""
+        if self.position.step > self.saved.step:
+            self._kept, self.saved = self._saving.timed(self._write), self.position
+
+    def finish(self) -> None:
+        """Save the last state; raises Interrupted when a stop was asked for during the last step."""
+        self.save()
+        if self._engine.sum(torch.tensor([float(self._interruption.requested is not None)])).item():
+            raise Interrupted(self._interruption.requested or signal.SIGTERM)
+
+    def _write(self) -> Path:
+        if self._monitor:
+            self._monitor.flush()
+        course = self._course
+        return checkpoint.save(course.checkpoints, self._tensors, self.position, self._engine, course.kept)
+
+
+def of_main(value: float, engine: Engine) -> float:
+    """The main process's value, in every process: what they decide by it, they decide alike."""
+    return float(engine.sum(torch.tensor(value if engine.is_main else 0.0, dtype=torch.float64)))
