@@ -8,6 +8,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -54,9 +55,7 @@ def read_file(path: Path, name: str, text_field: str, where: str) -> Iterator[Do
     kind, place = ending(name), f"{where}: {name}"
     if kind is None:
         raise KinfolkError("cannot tell the format from the ending of the name", where=place, fix=f"use {SUPPORTED}")
-    try:
-        if path.stat().st_size == 0:
-            raise KinfolkError("the file is empty", where=place, fix="remove it, or fill it")
+    with _readable(path, place):
         if kind == ".parquet":
             yield from _read_parquet(path, name, text_field, place)
         elif kind == ".jsonl":
@@ -67,6 +66,29 @@ def read_file(path: Path, name: str, text_field: str, where: str) -> Iterator[Do
             if not text.strip():
                 raise KinfolkError("the file is empty", where=place, fix="remove it, or fill it")
             yield Document(name, text)
+
+
+def read_rows(path: Path, name: str, example: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a .jsonl file, compressed or not, with their line numbers; blank lines are passed over.
+
+    `name` is what the file is called in errors, and `example` a right line. Every fault of the file is a KinfolkError
+    with file and line.
+    """
+    if ending(name) != ".jsonl":
+        raise KinfolkError(
+            "not a file of JSON lines by its name", where=name, fix="use .jsonl (also with .gz, .bz2 or .zst)"
+        )
+    with _readable(path, name):
+        yield from _json_rows(path, name, example)
+
+
+@contextmanager
+def _readable(path: Path, place: str) -> Iterator[None]:
+    """Report whatever keeps a file from being read, also while it streams."""
+    try:
+        if path.stat().st_size == 0:
+            raise KinfolkError("the file is empty", where=place, fix="remove it, or fill it")
+        yield
     except (OSError, EOFError, zlib.error) as error:
         raise KinfolkError(f"cannot be read: {error}", where=place, fix="check that the file is whole") from error
 
@@ -121,6 +143,14 @@ def _decode(raw: bytes, offset: int, place: str) -> str:
 
 
 def _read_json_lines(path: Path, name: str, text_field: str, place: str) -> Iterator[Document]:
+    for number, row in _json_rows(path, place, '{"text": "..."}'):
+        text = text_of(row, text_field, f"{place}:{number}")
+        if text.strip():
+            yield Document(f"{name}:{number}", text)
+
+
+def _json_rows(path: Path, place: str, example: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a file of JSON lines, with their line numbers."""
     offset = 0
     with _open(path) as file:
         for number, raw in enumerate(file, start=1):
@@ -129,14 +159,11 @@ def _read_json_lines(path: Path, name: str, text_field: str, place: str) -> Iter
             offset += len(raw)
             if number == 1:
                 line = line.removeprefix(_BYTE_ORDER_MARK)
-            if not line.strip():
-                continue
-            text = text_of(_parse(line, here), text_field, here)
-            if text.strip():
-                yield Document(f"{name}:{number}", text)
+            if line.strip():
+                yield number, _parse(line, here, example)
 
 
-def _parse(line: str, place: str) -> dict[str, Any]:
+def _parse(line: str, place: str, example: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -147,9 +174,11 @@ def _parse(line: str, place: str) -> dict[str, Any]:
         raise KinfolkError(
             "broken JSON: it is nested too deeply", where=place, fix="mend or remove the line"
         ) from error
+    except ValueError as error:  # a number of thousands of digits
+        raise KinfolkError(f"broken JSON: {error}", where=place, fix="mend or remove the line") from error
     if not isinstance(row, dict):
         raise KinfolkError(
-            f"the line holds {type(row).__name__}, not an object", where=place, fix='write {"text": "..."} on each line'
+            f"the line holds {type(row).__name__}, not an object", where=place, fix=f"write {example} on each line"
         )
     return row
 
