@@ -81,7 +81,7 @@ def build(
             if engine.is_main:
                 run.ledger.append(event, **fields)
 
-        record("build_started", command=_command(), versions=versions(), machine=machine(engine))
+        record("build_started", command=command_line(), versions=versions(), machine=machine(engine))
         if engine.is_main:
             view.planned(run.family.name, run.document["stages"])
         for stage in run.plan.stages:
@@ -223,7 +223,8 @@ def _record_stage(run: Run, stage: Stage, trained: Trained, outlook: Outlook | N
     )
 
 
-def _command() -> str:
+def command_line() -> str:
+    """How this process was called."""
     return shlex.join(["kinfolk", *sys.argv[1:]])
 
 

@@ -1,8 +1,9 @@
 """A finished member: a stock Hugging Face checkpoint with tokenizer and model card."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,12 +21,18 @@ def export_member(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     card: str,
+    records: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """Write the member atomically; returns the SHA-256 of its weights. Equal models give equal bytes."""
+    """Write the member atomically; returns the SHA-256 of its weights. Equal models give equal bytes.
+
+    `records` are JSON files that go with it, by name.
+    """
     with files.new_directory(target) as folder, _without_progress_bars():
         model.save_pretrained(folder, safe_serialization=True)
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(card, "utf-8")
+        for name, record in records.items():
+            files.write_json(folder / name, record)
     return "+".join(files.sha256(path) for path in sorted(target.glob("*.safetensors")))
 
 

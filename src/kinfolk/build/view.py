@@ -38,6 +38,7 @@ class LiveView:
         self._name = ""
         self._steps = 0
         self._last_line = 0.0
+        self._began = 0.0
         self._held_out = ""
         self._stages: dict[str, dict[str, Any]] = {}
         self._forecast = ""
@@ -113,6 +114,20 @@ class LiveView:
         if not self._console.is_terminal and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             self.say(f"{what}  {done / 1e6:,.1f} MB")
+
+    def counted(self, what: str, done: int, total: int | None) -> None:
+        """Show the progress of any other preparation, in what it counts."""
+        if self._task is None or self._name != what:
+            self._finish_bar()
+            self._name, self._last_line, self._began = what, time.monotonic(), time.monotonic()
+            self._task = self._bars.add_task(what, total=total, figures="")
+        rate = done / max(time.monotonic() - self._began, 1e-3)
+        figures = f"{done:,}{'' if total is None else f' of {total:,}'}  {rate:,.0f} /s"
+        self._bars.update(self._task, completed=done, total=total, figures=figures)
+        if not self._console.is_terminal and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            left = "" if total is None or not done else f"  {duration((total - done) / rate)} left"
+            self.say(f"{what}  {figures}{left}")
 
     def say(self, message: str) -> None:
         """Print one line above the bars."""

@@ -23,6 +23,7 @@ from kinfolk.cli.merge import merge
 from kinfolk.cli.plan import plan
 from kinfolk.cli.report import report
 from kinfolk.cli.schedule import schedule
+from kinfolk.cli.transfer import transfer
 from kinfolk.errors import KinfolkError
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ for command in (plan, build, grow, average, export, evaluate, merge, consistency
     app.command()(command)
 app.add_typer(laws, name="laws")
 app.add_typer(schedule, name="schedule")
+app.add_typer(transfer, name="transfer")
 
 
 def main() -> None:
