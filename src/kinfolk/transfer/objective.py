@@ -162,7 +162,7 @@ class BakeLoss(nn.Module):
 @torch.no_grad()
 def pair_logits(pair: Pair, batch: Batch) -> Tensor:
     """Logits (scored, vocab) in float32 of a pair at the scored positions."""
-    if pair.config.scheme != "residual":
+    if pair.config.scheme != "residual" or pair.config.vocabulary is not None:
         return all_logits(pair, batch.inputs)[batch.scored].float()
     base = scored_logits(pair.base, batch)
     return pair.combined(base, fit_width(scored_logits(pair.value, batch), base.shape[1]))
