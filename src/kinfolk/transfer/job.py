@@ -21,7 +21,7 @@ from kinfolk.family.load import first_difference
 from kinfolk.train import checkpoint
 from kinfolk.train.checkpoint import Position
 from kinfolk.train.divergence import DivergedError
-from kinfolk.train.engine import Engine, Precision, alone, resolve_precision, start_engine
+from kinfolk.train.engine import Engine, MainStopped, Precision, alone, resolve_precision, start_engine
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.model import empty_model
 from kinfolk.transfer.settings import Settings
@@ -175,8 +175,9 @@ def _train(
             ledger.append("interrupted", step=checkpoint.position_of(saved).step)
         raise
     except DivergedError as diverged:
-        ledger.append("diverged", step=diverged.step, fault=diverged.fault)
-        raise
+        fault, step = diverged.fault, diverged.step
+        engine.on_main(lambda: ledger.append("diverged", step=step, fault=fault))
+        raise diverged if engine.is_main else MainStopped from None
 
 
 def _finish(
