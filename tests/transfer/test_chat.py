@@ -15,6 +15,7 @@ from kinfolk.cli.app import app
 from kinfolk.errors import KinfolkError
 from kinfolk.transfer import Pair, save_pair
 from kinfolk.transfer.chat import Sampling, answer, prompt_ids
+from kinfolk.transfer.sources import tokenizer_hash
 
 GREEDY = ("--temperature", "0", "--max-new-tokens", "6")
 
@@ -89,12 +90,18 @@ def test_a_conversation_goes_on_with_what_was_said(folders: dict[str, Path]) -> 
 
 def test_how_the_value_network_was_trained_is_kept(folders: dict[str, Path]) -> None:
     record = folders["value"] / "transfer.json"
-    record.write_text(json.dumps({"scheme": "residual", "alpha": 0.5}))
+    trained = {"kind": "value", "bases": [{"name": "base"}], "scheme": "residual", "alpha": 0.5}
+    made_for = {"sha256": tokenizer_hash(tokenizer("small")), "entries": 1}
+    record.write_text(json.dumps({**trained, "tokenizer": made_for}))
     try:
         asked = (folders["base"], "--value", folders["value"], "--prompt", "The mill?", *GREEDY, "--json")
         assert json.loads(chat(*asked).stdout)["text"] == expected([a_model(1), a_model(2)], 0.5)
+        record.write_text(json.dumps({**trained, "tokenizer": {**made_for, "sha256": "another"}}))
+        assert "made for another tokenizer" in str(chat(*asked).exception)
+        record.write_text(json.dumps({**trained, "kind": "tuned", "tokenizer": made_for}))
+        assert "no value network" in str(chat(*asked).exception)
         record.write_text("{}")
-        assert "record of a value network" in str(chat(*asked).exception)
+        assert "record of a result" in str(chat(*asked).exception)
     finally:
         record.unlink()
 

@@ -1,6 +1,5 @@
 """A conversation with a model or a pair: messages to token ids by the chat template, an answer as it is made."""
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +11,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from kinfolk.errors import KinfolkError, in_short
 from kinfolk.transfer.pair import Pair
-
-DEFAULT_TEMPLATE = Path(__file__).with_name("default_template.jinja")
-"""For tokenizers without a chat template: turns marked by plain text, ended by the tokenizer's EOS."""
+from kinfolk.transfer.record import check_fits
+from kinfolk.transfer.template import DEFAULT_TEMPLATE
 
 Messages = list[dict[str, str]]
 
@@ -68,7 +66,8 @@ def with_value(
     """The pair of a model and a value network from a folder, in the scheme and with the alpha of its training.
 
     These stand in `transfer.json` where kinfolk trained it; residual and 1 otherwise. If only the value network's
-    tokenizer has a chat template, `tokenizer` gets it. Raises KinfolkError for another vocabulary.
+    tokenizer has a chat template, `tokenizer` gets it. Raises KinfolkError for another vocabulary, and for what is no
+    value network.
     """
     if tokenizer.get_vocab() != value_tokenizer.get_vocab():
         raise KinfolkError(
@@ -78,8 +77,11 @@ def with_value(
         )
     if not tokenizer.chat_template and value_tokenizer.chat_template:
         tokenizer.chat_template = value_tokenizer.chat_template
-    scheme, trained_alpha = _trained_as(value_folder)
-    return Pair.of(base, value, trained_alpha if alpha is None else alpha, scheme)
+    record = check_fits(value_folder, Path(base.name_or_path or "the model"), tokenizer) or {
+        "scheme": "residual",
+        "alpha": 1.0,
+    }
+    return Pair.of(base, value, record["alpha"] if alpha is None else alpha, record["scheme"])
 
 
 def answer(
@@ -147,15 +149,3 @@ def _settings(
         **(drawn if sampling.temperature else {"do_sample": False}),
     )
     return settings
-
-
-def _trained_as(folder: Path) -> tuple[str, float]:
-    """Scheme and alpha of a value network's training."""
-    path = folder / "transfer.json"
-    if not path.is_file():
-        return "residual", 1.0
-    try:
-        record = json.loads(path.read_bytes())
-        return str(record["scheme"]), float(record["alpha"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise KinfolkError("not the record of a value network", where=str(path), fix="restore the file") from error
