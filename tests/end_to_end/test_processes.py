@@ -125,7 +125,7 @@ def test_a_process_that_dies_does_not_leave_the_other_waiting(alone: Path, tmp_p
     def work() -> None:
         from kinfolk.train import stage
 
-        real, calls = stage._clip, []
+        real, calls = stage.clip, []
 
         def clip(*arguments: object) -> float:
             calls.append(1)
@@ -133,7 +133,7 @@ def test_a_process_that_dies_does_not_leave_the_other_waiting(alone: Path, tmp_p
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*arguments)  # type: ignore[arg-type]
 
-        stage._clip = clip  # type: ignore[assignment]
+        stage.clip = clip  # type: ignore[assignment]
         build(longer(alone), tmp_path / "run", RecordingView())
 
     codes = in_ranks(work, tmp_path / "log")

@@ -26,7 +26,7 @@ from kinfolk.plan.schedule_probe import (
 )
 from kinfolk.plan.stages import Plan, Rate, Scratch
 from kinfolk.plan.strategies import plan_family, rate_over
-from kinfolk.schedule.own_runs import _schedule
+from kinfolk.schedule.own_runs import joined, stage_schedule
 from kinfolk.schedule.shapes import NamedSchedule
 from kinfolk.train.rate import learning_rate
 
@@ -99,7 +99,7 @@ def test_a_run_through_the_tree_trains_like_a_whole_one(shares: list[int], warmu
         whole = Rate(1e-3, warmup, line[-1].steps, shape, end)
         assert rates_of(plan, name) == [learning_rate(whole, step, steps) for step in range(steps)]
         # And it is read back as what it is.
-        read = _schedule([stages[part.name] for part in line])
+        read = joined([stage_schedule(stages[part.name]["rate"], part.steps) for part in line if part.steps])
         assert isinstance(read, NamedSchedule)
         np.testing.assert_allclose(read.rate_at(np.arange(steps)), rates_of(plan, name), rtol=1e-12)
         seen.add((steps, line[-1].steps))

@@ -184,6 +184,6 @@ def test_forecasts_while_training(browser: Any, make_run: Maker, tmp_path: Path)
     page = seen.page
     assert "Forecasts while training" in page.locator("main > section > h2").all_inner_texts()
     page.wait_for_selector("figure[data-plot=outlook] .js-line")
-    assert page.locator("figure[data-plot=outlook] .js-line").count() == 3
+    assert page.locator("figure[data-plot=outlook] .scatterlayer .js-line").count() == 3
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert not seen.problems
