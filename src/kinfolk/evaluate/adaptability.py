@@ -1,9 +1,9 @@
 """How well a model bears being changed: its loss after weight noise, and after a short fine-tune.
 
-Springer et al. (arXiv 2503.19206) find that models become more sensitive to both the longer they are trained: they add
-Gaussian noise whose variance is that of each parameter's initialisation, times a fixed factor, or tune at a fixed rate,
-and see the pretraining loss rise. Ours are the sizes: the factor, the number of draws, the few tuning steps, and that
-the text tuned on is split in two, one part to tune on and one to measure what was gained.
+Springer et al. (arXiv 2503.19206) find that models become more sensitive to both the longer they are trained. Only the
+abstract could be read: that the noise is scaled by each parameter's deviation at initialisation is recalled. Ours are
+the factor, the number of draws, the few tuning steps, and that the text tuned on is split in two, one part to tune on
+and one to measure what was gained.
 """
 
 import copy
