@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kinfolk.cli.live import live_view
 from kinfolk.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -114,17 +115,11 @@ def _probe(
     from rich.table import Table
 
     from kinfolk.build.probe import probe_growth
-    from kinfolk.build.view import LiveView
     from kinfolk.family.load import load_family
-    from kinfolk.train.interruption import Interrupted
 
     folder = target.with_name(target.name + ".probe")
-    try:
-        with LiveView(console) as view:
-            ranked = probe_growth(load_family(family), source, changes, steps, folder, view)
-    except Interrupted as stop:
-        console.print(f"stopped by {stop}; the same command goes on from there")
-        raise typer.Exit(128 + stop.number) from stop
+    with live_view() as view:
+        ranked = probe_growth(load_family(family), source, changes, steps, folder, view)
     table = Table("way of growing", "held-out loss", f"after {steps} steps, less the best")
     for each in ranked:
         table.add_row(each.name, f"{each.loss:.4f}", f"{each.loss - ranked[0].loss:+.4f}")

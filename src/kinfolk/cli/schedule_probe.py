@@ -2,12 +2,12 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kinfolk.cli.live import is_main_process, live_view
 from kinfolk.cli.machine import this_machine
 from kinfolk.cli.options import FamilyArgument, JsonOption, SetOption, numbers
 from kinfolk.cli.progress import progress
@@ -15,8 +15,6 @@ from kinfolk.errors import KinfolkError
 
 if TYPE_CHECKING:
     from kinfolk.build.schedule_probe import Probed
-    from kinfolk.family.load import LoadedFamily
-    from kinfolk.plan.schedule_probe import Design
 
 TOP = 12
 """Candidates to show."""
@@ -71,8 +69,7 @@ def probe(
     )
     planned: dict[str, Any] = design_document(loaded.family, design)
     planned |= {"seconds": planned["price"]["flops"]["matmul"] / this_machine(), "refused": None}
-    is_main = os.environ.get("RANK", "0") == "0"  # under torchrun, one process speaks for all
-    if is_main and not json_:
+    if is_main_process() and not json_:
         from kinfolk.cli.plan_tables import probe_line
 
         print(f"{loaded.family.name}: {probe_line(planned)}")
@@ -80,13 +77,15 @@ def probe(
         if json_:
             print(json.dumps({"family": loaded.family.name, "probe": planned}, indent=2, allow_nan=False))
         return
+
+    from kinfolk.build.schedule_probe import conclude, run_probe
+    from kinfolk.train.engine import start_engine
+
     folder = run or Path("runs") / f"{loaded.family.name}-schedule-probe"
-    _train(loaded, design, folder, is_main)
-    if not is_main:
+    with live_view() as view, start_engine() as engine:
+        run_probe(loaded, design, folder, view, engine)
+    if not is_main_process():
         return
-
-    from kinfolk.build.schedule_probe import conclude
-
     with progress("reading and fitting") as report:
         probed = conclude(loaded, folder, report)
     written = _write(family, output, probed)
@@ -121,27 +120,6 @@ def _refuse_target(family: str, output: Path | None) -> None:
     from kinfolk.family.edit import with_values
 
     with_values(text, {("recipe", "peak_learning_rate"): 1.0, ("recipe", "schedule", "decay_share"): 1.0}, origin)
-
-
-def _train(loaded: "LoadedFamily", design: "Design", folder: Path, is_main: bool) -> None:
-    """Run the probe under the live view."""
-    from rich.console import Console
-
-    from kinfolk.build.schedule_probe import run_probe
-    from kinfolk.build.view import LiveView
-    from kinfolk.train.engine import MainStopped, start_engine
-    from kinfolk.train.interruption import Interrupted
-
-    console = Console(stderr=True, quiet=not is_main)
-    try:
-        with start_engine() as engine, LiveView(console) as view:
-            run_probe(loaded, design, folder, view, engine)
-    except Interrupted as stop:
-        message = f"stopped by {stop}; what was done is saved, and the same command goes on from there"
-        console.print(message, soft_wrap=True)
-        sys.exit(128 + stop.number)
-    except MainStopped:
-        sys.exit(1)
 
 
 def _write(family: str, output: Path | None, probed: "Probed") -> Path | None:

@@ -35,6 +35,7 @@ from kinfolk.cli.transfer_options import (
 
 
 def bake(
+    context: typer.Context,
     base: Annotated[Path, typer.Option(help="Folder of the member.")],
     value: Annotated[Path, typer.Option(help="Folder of the value network.")],
     data: DataOption,
@@ -68,21 +69,8 @@ def bake(
         value=value,
         share=mu,
         alpha=alpha,
-        data=data_from(data, held_out, held_out_share, template, max_length, too_long),
-        settings=settings_from(
-            save_every,
-            precision,
-            epochs=epochs,
-            demonstrations_per_step=batch,
-            learning_rate=learning_rate,
-            warmup_share=warmup,
-            weight_decay=weight_decay,
-            gradient_clip=gradient_clip,
-            tokens_per_micro_batch=micro_batch_tokens,
-            held_out_every_steps=held_out_every,
-            patience=patience,
-            seed=seed,
-        ),
+        data=data_from(context.params),
+        settings=settings_from(context.params),
     )
     result = carried_out(lambda view: bake_pair(request, run, view), json_)
     if result is None:

@@ -1,13 +1,13 @@
 """Options that all trainings on demonstrations share, and how such a training is run from the command line."""
 
-import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from kinfolk.cli.live import is_main_process, live_view
 
 if TYPE_CHECKING:
     from kinfolk.transfer.settings import Settings
@@ -59,54 +59,48 @@ SaveEveryOption = Annotated[
 ]
 
 
-def data_from(
-    data: Path,
-    held_out: Path | None,
-    held_out_share: float,
-    template: Path | None,
-    max_length: int | None,
-    too_long: TooLong,
-) -> "Data":
-    """The demonstrations that the options name."""
+def data_from(given: Mapping[str, Any]) -> "Data":
+    """The demonstrations that the options of a command name, from all its parameters."""
     from kinfolk.transfer.sources import Data
 
-    return Data(data, held_out, held_out_share, template, max_length, too_long.value)
+    return Data(
+        path=given["data"],
+        held_out=given["held_out"],
+        held_out_share=given["held_out_share"],
+        template=given["template"],
+        longest=given["max_length"],
+        too_long=given["too_long"].value,
+    )
 
 
-def settings_from(save_every: int | None, precision: Precision, **given: Any) -> "Settings":
-    """The settings that the options name."""
+def settings_from(given: Mapping[str, Any]) -> "Settings":
+    """How to train, by the options of a command, from all its parameters."""
     from kinfolk.family.recipe import Checkpoints
     from kinfolk.transfer.settings import Settings
 
-    saving = Checkpoints() if save_every is None else Checkpoints(steps=save_every)
-    return Settings(**given, precision=precision.value, checkpoints=saving)
+    return Settings(
+        epochs=given["epochs"],
+        demonstrations_per_step=given["batch"],
+        learning_rate=given["learning_rate"],
+        warmup_share=given["warmup"],
+        weight_decay=given["weight_decay"],
+        gradient_clip=given["gradient_clip"],
+        tokens_per_micro_batch=given["micro_batch_tokens"],
+        held_out_every_steps=given["held_out_every"],
+        patience=given["patience"],
+        precision=given["precision"].value,
+        seed=given["seed"],
+        checkpoints=Checkpoints() if given["save_every"] is None else Checkpoints(steps=given["save_every"]),
+    )
 
 
 def carried_out(work: "Callable[[TransferView], dict[str, Any]]", json_: bool) -> dict[str, Any] | None:
-    """Do `work` with a live view; its result, or None in a process that has nothing to say.
-
-    Ends the process as a build does where a stop was asked for.
-    """
+    """Do `work` with a live view; its result, or None where there is nothing more to say."""
     import json
 
-    from rich.console import Console
-
-    from kinfolk.build.view import LiveView
-    from kinfolk.train.engine import MainStopped
-    from kinfolk.train.interruption import Interrupted
-
-    is_main = os.environ.get("RANK", "0") == "0"  # under torchrun, one process speaks for all
-    console = Console(stderr=True, quiet=not is_main)
-    try:
-        with LiveView(console) as view:
-            result = work(view)
-    except Interrupted as stop:
-        message = f"stopped by {stop}; what was done is saved, and the same command goes on from there"
-        console.print(message, soft_wrap=True)
-        sys.exit(128 + stop.number)
-    except MainStopped:
-        sys.exit(1)
-    if not is_main:
+    with live_view() as view:
+        result = work(view)
+    if not is_main_process():
         return None
     if json_:
         print(json.dumps(result, indent=2, allow_nan=False))

@@ -48,6 +48,7 @@ class Norm(StrEnum):
 
 
 def train(
+    context: typer.Context,
     base: Annotated[list[Path], typer.Option(help="Frozen base: the folder of a member; repeat for several.")],
     value: Annotated[
         str, typer.Option(metavar="INIT", help="Folder whose weights it starts from; scratch; or scratch:FOLDER.")
@@ -95,21 +96,8 @@ def train(
     request = ValueRequest(
         bases=tuple(base),
         value=value,
-        data=data_from(data, held_out, held_out_share, template, max_length, too_long),
-        settings=settings_from(
-            save_every,
-            precision,
-            epochs=epochs,
-            demonstrations_per_step=batch,
-            learning_rate=learning_rate,
-            warmup_share=warmup,
-            weight_decay=weight_decay,
-            gradient_clip=gradient_clip,
-            tokens_per_micro_batch=micro_batch_tokens,
-            held_out_every_steps=held_out_every,
-            patience=patience,
-            seed=seed,
-        ),
+        data=data_from(context.params),
+        settings=settings_from(context.params),
         zero_head=zero_head,
         scheme=scheme.value,
         beta=beta,
