@@ -8,7 +8,7 @@ from pairs import PADDED, PROMPT, continued, model
 
 from kinfolk.errors import KinfolkError
 from kinfolk.transfer import Pair
-from kinfolk.transfer.acceptance import acceptance, counted_drafts, expected_acceptance, expected_tokens_per_pass
+from kinfolk.transfer.acceptance import acceptance, counted_drafts, expected_acceptance
 from kinfolk.transfer.shared_draft import generate_with_shared_value
 
 
@@ -68,7 +68,7 @@ def test_the_counted_rate_of_sampling_approaches_the_expected_one() -> None:
                 PROMPT, assistant_model=draft, max_new_tokens=20, do_sample=True, top_k=0, temperature=1.0
             )
         taken += sum(counts.accepted)
-        judged += round(sum(counts.accepted) / counts.rate) if counts.rate else len(counts.accepted)
+        judged += len(counts.judged)
         expected.append(expected_acceptance(target, draft, found)[0, PROMPT.shape[1] - 1 : -1].mean())
     mean = float(torch.stack(expected).mean())
     assert 0.3 < mean < 0.95
@@ -111,7 +111,6 @@ def test_every_position_is_read_once_where_all_drafts_are_taken_over() -> None:
     found, counts = generate_with_shared_value(pair, Pair.of(model("llama", 1), value), PROMPT, 15, 4)
     assert counts.rate == 1 and counts.accepted == [4, 4, 4] and counts.tokens_per_pass == 5
     assert read["value"] == found.shape[1] - 1
-    assert expected_tokens_per_pass(1.0, 4) == 5
 
 
 def test_a_shared_value_network_with_a_window() -> None:

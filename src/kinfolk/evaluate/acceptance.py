@@ -21,6 +21,7 @@ from kinfolk.evaluate.divergence import Divergences, Head, divergences
 from kinfolk.evaluate.head import check_context, predictor
 from kinfolk.evaluate.loss import evaluation_mode
 from kinfolk.evaluate.windows import Document
+from kinfolk.transfer.acceptance import Drafts, counted_drafts
 
 
 def tokens_per_pass(acceptance: Sequence[NDArray[np.float64]], draft_tokens: int) -> dict[str, float | None]:
@@ -46,21 +47,6 @@ def tokens_per_pass(acceptance: Sequence[NDArray[np.float64]], draft_tokens: int
         "independent": independent,
         "in_place": total / count if count else None,
     }
-
-
-@dataclass(frozen=True)
-class Cycle:
-    """One pass of the target in assisted generation."""
-
-    length: int
-    """Tokens before it."""
-    drafted: int
-    accepted: int
-
-    @property
-    def tested(self) -> range:
-        """Places of the drafted tokens that were accepted or refused: all up to the first refusal."""
-        return range(self.length, self.length + min(self.accepted + 1, self.drafted))
 
 
 @dataclass(frozen=True)
@@ -102,7 +88,7 @@ def decode_with_draft(
     for models of different vocabularies, and for a context that is too short.
     """
     device = torch.device(device)
-    cycles: list[tuple[Tensor, list[Cycle]]] = []
+    decoded: list[tuple[Tensor, Drafts]] = []
     fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with evaluation_mode(draft, target), fork, _plain_generation(draft, target, draft_tokens):
         pair = predictor(draft), predictor(target)
@@ -115,26 +101,23 @@ def decode_with_draft(
             for model in (draft, target):
                 check_context(model, len(prompt) + new_tokens)
             torch.manual_seed(seed + place)
-            cycles.append(_decode(draft, target, torch.tensor([list(prompt)], device=device), new_tokens, sample))
+            start = torch.tensor([list(prompt)], device=device)
+            with counted_drafts(target) as drafts:
+                text = _generate(draft, target, start, new_tokens, sample)
+            decoded.append((text, drafts))
             if progress is not None:
                 progress(place + 1, len(prompts))
         with torch.inference_mode():
-            expected = torch.cat(
-                [
-                    _expected(pair, text, [at for cycle in found for at in cycle.tested], sample)
-                    for text, found in cycles
-                ]
-            )
-    every = [cycle for _, found in cycles for cycle in found]
-    tested = sum(len(cycle.tested) for cycle in every)
+            expected = torch.cat([_expected(pair, text, drafts.judged, sample) for text, drafts in decoded])
+    tested, passes = len(expected), sum(len(drafts.accepted) for _, drafts in decoded)
     if not tested:
         raise KinfolkError("no drafted token was tested", fix="decode more than one new token for each prompt")
     return Acceptance(
         tested=tested,
-        measured=sum(cycle.accepted for cycle in every) / tested,
+        measured=sum(sum(drafts.accepted) for _, drafts in decoded) / tested,
         expected=float(expected.mean()),
         standard_error=float((expected * (1 - expected)).sum().sqrt() / tested),
-        tokens_per_pass=sum(text.shape[1] - found[0].length for text, found in cycles) / len(every),
+        tokens_per_pass=sum(text.shape[1] - drafts.lengths[0] for text, drafts in decoded) / passes,
     )
 
 
@@ -154,39 +137,17 @@ def prompts_of(documents: list[Document], separator: int | None, length: int, co
     return [[*prefix, *map(int, pieces[at][0][pieces[at][1] : pieces[at][1] + step])] for at in chosen]
 
 
-def _decode(
-    draft: PreTrainedModel, target: PreTrainedModel, prompt: Tensor, new_tokens: int, sample: bool
-) -> tuple[Tensor, list[Cycle]]:
-    """The whole text (1, tokens), and how each pass of the target went."""
-    cycles: list[Cycle] = []
+def _generate(draft: PreTrainedModel, target: PreTrainedModel, prompt: Tensor, new_tokens: int, sample: bool) -> Tensor:
+    """The whole text (1, tokens)."""
     untyped: Any = target
-    make = untyped._get_candidate_generator
-
-    def watched(*arguments: Any, **named: Any) -> Any:
-        generator = make(*arguments, **named)
-        update = generator.update_candidate_strategy
-
-        def record(input_ids: Tensor, scores: Tensor, num_matches: Any) -> Any:
-            accepted, drafted = int(num_matches), scores.shape[1] - 1
-            # What the pass yielded is in the text already: the accepted tokens and one of the target's own.
-            cycles.append(Cycle(input_ids.shape[1] - accepted - 1, drafted, accepted))
-            return update(input_ids, scores, num_matches)
-
-        generator.update_candidate_strategy = record
-        return generator
-
-    untyped._get_candidate_generator = watched
-    try:
-        text = untyped.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            assistant_model=draft,
-            do_sample=sample,
-            max_new_tokens=new_tokens,
-        )
-    finally:
-        del untyped._get_candidate_generator
-    return text, cycles
+    text: Tensor = untyped.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        assistant_model=draft,
+        do_sample=sample,
+        max_new_tokens=new_tokens,
+    )
+    return text
 
 
 def _expected(pair: Any, text: Tensor, places: list[int], sample: bool) -> Tensor:

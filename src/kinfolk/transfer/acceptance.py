@@ -16,8 +16,16 @@ from kinfolk.errors import KinfolkError
 class Drafts:
     """What was drafted and what of it was taken over: one entry of each list for every pass of the target."""
 
+    lengths: list[int] = field(default_factory=list)
+    """Tokens before the drafted ones."""
     drafted: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
+
+    @property
+    def judged(self) -> list[int]:
+        """Places in the text of the tokens that the target took over or refused: all up to the first refusal."""
+        passes = zip(self.lengths, self.drafted, self.accepted, strict=True)
+        return [place for start, made, taken in passes for place in range(start, start + min(taken + 1, made))]
 
     @property
     def rate(self) -> float:
@@ -25,8 +33,7 @@ class Drafts:
 
         It estimates the mean of `acceptance` over the positions that were reached.
         """
-        judged = sum(min(taken + 1, made) for made, taken in zip(self.drafted, self.accepted, strict=True))
-        return sum(self.accepted) / judged if judged else 0.0
+        return sum(self.accepted) / len(self.judged) if self.judged else 0.0
 
     @property
     def tokens_per_pass(self) -> float:
@@ -63,15 +70,6 @@ def expected_acceptance(target: PreTrainedModel, draft: PreTrainedModel, input_i
     return acceptance(logits[0], logits[1])
 
 
-def expected_tokens_per_pass(rate: float, drafted: int) -> float:
-    """(1 - a^(k+1)) / (1 - a): new tokens for a pass of the target that checks k, were acceptances independent.
-
-    >>> expected_tokens_per_pass(0.5, 2), expected_tokens_per_pass(1.0, 4)
-    (1.75, 5.0)
-    """
-    return sum(rate**power for power in range(drafted + 1))
-
-
 @contextmanager
 def counted_drafts(target: PreTrainedModel) -> Iterator[Drafts]:
     """Count what `target.generate(assistant_model=...)`, or prompt lookup, drafts and takes over within the block.
@@ -88,6 +86,7 @@ def counted_drafts(target: PreTrainedModel) -> Iterator[Drafts]:
 
         def get_candidates(input_ids: Tensor, *more: Any, **named: Any) -> Any:
             ids, logits = propose(input_ids, *more, **named)
+            counts.lengths.append(int(input_ids.shape[1]))
             counts.drafted.append(int(ids.shape[1] - input_ids.shape[1]))
             return ids, logits
 

@@ -70,6 +70,7 @@ def generate_with_shared_value(
         taken = next((place for place, index in enumerate(offered) if index != chosen[place]), len(offered))
         new = chosen[: taken + 1]
         cut = next((place + 1 for place, index in enumerate(new) if index in end), len(new))
+        counts.lengths.append(len(text))
         counts.drafted.append(len(offered))
         counts.accepted.append(min(taken, cut))
         text += new[:cut]
