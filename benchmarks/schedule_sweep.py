@@ -1,7 +1,7 @@
 """A sweep of learning-rate schedules of our own, for schedule laws and the divergence predictor to be tested on.
 
     python benchmarks/schedule_sweep.py run      every run that is missing; goes on where it was stopped
-    python benchmarks/schedule_sweep.py table    benchmarks/schedule_sweep/runs.csv and its curves, of what has finished
+    python benchmarks/schedule_sweep.py table    benchmarks/schedule_sweep: tables and curves of what has finished
 
 Two grids of tiny members, trained on ../shared/data/classics by ordinary builds, one after the other in one process.
 `schedules`: the smallest member of benchmarks/progressive.yaml at four peaks, six shapes and two horizons, with five
@@ -151,17 +151,21 @@ def is_done(folder: Path) -> bool:
 
 
 def write_table(work: Path) -> None:
-    """A row for each run that has ended, and its curve in a file of its own."""
+    """A row for each run that has ended, and its curve in a file of its own.
+
+    Peaks of 1 and more have a table of their own: `kinfolk schedule` takes them for percentages and refuses them.
+    """
     shutil.rmtree(TABLE, ignore_errors=True)
     (TABLE / "curves").mkdir(parents=True)
-    with open(TABLE / "runs.csv", "w", newline="") as file:
-        table = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        table.writeheader()
+    with open(TABLE / "runs.csv", "w", newline="") as low, open(TABLE / "higher_peaks.csv", "w", newline="") as high:
+        tables = [csv.DictWriter(file, FIELDS, lineterminator="\n") for file in (low, high)]
+        for table in tables:
+            table.writeheader()
         for setting in settings():
             folder = work / setting.name
             if is_done(folder):
                 (found,), _ = own_runs(folder, {})
-                table.writerow(row(setting, folder, found))
+                tables[found.peak >= 1].writerow(row(setting, folder, found))
 
 
 def row(setting: Setting, folder: Path, found: Run) -> dict[str, Any]:
