@@ -1,6 +1,6 @@
 """What `schedule: auto` is worth in a small build: the smallest two members of `tiny`, with and without it.
 
-    python benchmarks/probed_schedule.py        builds what is missing, then prints the table; a minute a build, three with a probe
+    python benchmarks/probed_schedule.py        builds what is missing, then prints the table
 
 Held-out losses at the end of each member, of the schedule that the probe chose and of the recipe's own. The probe's
 compute is not taken off the build's.
