@@ -26,6 +26,7 @@ from kinfolk.plan.schedule_probe import design_probe, probe_price
 from kinfolk.plan.strategies import plan_family
 from kinfolk.train.engine import Engine, start_engine
 from kinfolk.train.interruption import Interruption
+from kinfolk.train.layout import Layout
 
 PROBE = "schedule-probe"
 """Folder of the probe in the run directory of a build."""
@@ -34,11 +35,17 @@ CHOSEN = "schedule_chosen"
 """Event of the ledger: the schedule that the build goes on with."""
 
 
-def build_family(loaded: LoadedFamily, folder: Path, view: BuildView, law: ChosenLaw | None = None) -> None:
+def build_family(
+    loaded: LoadedFamily,
+    folder: Path,
+    view: BuildView,
+    law: ChosenLaw | None = None,
+    layout: Layout = Layout(),  # noqa: B008 (frozen)
+) -> None:
     """Build a family in the run directory `folder` as `kinfolk.build.build.build` does, with the schedule chosen first
     where its file leaves that to the build.
     """
-    with start_engine() as engine:
+    with start_engine(layout) as engine:
         if loaded.auto_schedule:
             with ExitStack() as held:
                 interruption = held.enter_context(Interruption(second_stops=engine.world_size == 1).watched())

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -239,12 +240,13 @@ def versions() -> dict[str, str]:
 
 
 def machine(engine: Engine) -> dict[str, Any]:
-    """What computes: device, processes, threads."""
+    """What computes: device, processes and how they share the work, threads."""
     name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else platform.machine()
     return {
         "device": engine.device.type,
         "name": name,
         "processes": engine.world_size,
+        "layout": asdict(engine.layout),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }

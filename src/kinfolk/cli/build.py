@@ -14,6 +14,17 @@ def build(
     run: Annotated[Path | None, typer.Option(help="Run directory; by default runs/NAME.", show_default=False)] = None,
     strategy: StrategyOption = None,
     law: LawOption = [],  # noqa: B006 (typer copies it)
+    replicas: Annotated[
+        int, typer.Option(help="Under torchrun: groups of processes that each hold the whole model in shards.")
+    ] = 1,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Compute activations again for the gradient: less memory, more time.")
+    ] = False,
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the blocks with torch.compile.")] = False,
+    background_saving: Annotated[
+        bool | None,
+        typer.Option(help="Write checkpoints while training goes on; by default on a GPU.", show_default=False),
+    ] = None,
     set_: SetOption = [],  # noqa: B006 (typer copies it)
 ) -> None:
     """Build every member of a family, or go on with a build that was stopped or killed."""
@@ -25,11 +36,13 @@ def build(
     from kinfolk.build.auto import build_family
     from kinfolk.laws.choose import choose_law
     from kinfolk.report.page import write_report
+    from kinfolk.train.layout import Layout
 
     chosen = choose_law(law) if law else None
     folder = run or Path("runs") / loaded.family.name
+    layout = Layout(replicas, recompute, compile_, background_saving)
     with live_view() as view:
-        build_family(loaded, folder, view, law=chosen)
+        build_family(loaded, folder, view, chosen, layout)
     if not is_main_process():
         return
     page = write_report([folder], folder / "report.html")

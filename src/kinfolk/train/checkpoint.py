@@ -9,6 +9,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from kinfolk import files
@@ -56,12 +58,60 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dic
     return tensors
 
 
+@dataclass(frozen=True)
+class Saving:
+    """A checkpoint that is being written."""
+
+    target: Path
+    unfinished: Path
+    position: Position
+    has_optimizer: bool
+    kept: Checkpoints
+    engine: Engine
+    hashes: Future[dict[str, str]]
+    """Of the files that this process wrote, by name, once it has."""
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this process has written its part."""
+        return self.hashes.done()
+
+    def finish(self) -> Path:
+        """Wait for every process's part and give the checkpoint its name; every process calls this."""
+        hashes = {name: digest for part in self.engine.gather(self.hashes.result()) for name, digest in part.items()}
+
+        def publish() -> None:
+            _write_state(self.unfinished, self.position, self.has_optimizer, hashes)
+            files.flush_directory(self.unfinished)
+            files.publish(self.unfinished, self.target)
+            tidy(self.target.parent, self.kept)
+
+        self.engine.on_main(publish)
+        return self.target
+
+
 def save(
     folder: Path, tensors: dict[str, Tensor], position: Position, engine: Engine, kept: Checkpoints = NEWEST
 ) -> Path:
     """Write a checkpoint `step-N` into `folder`, then `tidy`; every process of the engine takes part.
 
     `folder` must not hold that step yet.
+    """
+    return begin_save(folder, tensors, position, engine, kept, in_background=False).finish()
+
+
+def begin_save(
+    folder: Path,
+    tensors: dict[str, Tensor],
+    position: Position,
+    engine: Engine,
+    kept: Checkpoints = NEWEST,
+    *,
+    in_background: bool,
+) -> Saving:
+    """Begin what `save` does; in the background it goes on from a copy in host memory, and the tensors may change.
+
+    Every process calls this, then `Saving.finish`, after which there is a checkpoint.
     """
     target = folder / f"step-{position.step:08d}"
     unfinished = target.with_name(target.name + files.UNFINISHED)
@@ -70,21 +120,38 @@ def save(
         tidy(folder, kept)
         unfinished.mkdir(parents=True)
 
-    def finish() -> None:
-        _write_state(unfinished, position, any(name.startswith("optimizer.") for name in tensors))
-        files.flush_directory(unfinished)
-        files.publish(unfinished, target)
-        tidy(folder, kept)
-
     engine.on_main(begin)
+    contents = tensors | {"random.cpu": torch.get_rng_state()}
+    writer = HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
+    alone = engine.world_size == 1
+    writing: Future[Any] = Future()
     with _no_warning_of_one_process():
-        dcp_save(
-            tensors | {"random.cpu": torch.get_rng_state()},
-            storage_writer=HuggingFaceStorageWriter(str(unfinished), save_distributed=True),
-            no_dist=engine.world_size == 1,
-        )
-    engine.on_main(finish)
-    return target
+        if in_background:
+            started = async_save(contents, storage_writer=writer, process_group=engine.saving, no_dist=alone)
+            assert isinstance(started, Future)
+            writing = started
+        else:
+            dcp_save(contents, storage_writer=writer, no_dist=alone)
+            writing.set_result(None)
+    has_optimizer = any(name.startswith("optimizer.") for name in tensors)
+    return Saving(target, unfinished, position, has_optimizer, kept, engine, _hashed_after(writing, unfinished, engine))
+
+
+def _hashed_after(writing: Future[Any], folder: Path, engine: Engine) -> Future[dict[str, str]]:
+    """The hashes of this process's files, taken as soon as they are written, by the thread that wrote them."""
+    hashes: Future[dict[str, str]] = Future()
+    # DCP counts the files of the processes from 1.
+    mine = f"shard-{engine.rank + 1:05d}-*.safetensors"
+
+    def take(written: Future[Any]) -> None:
+        try:
+            written.result()
+            hashes.set_result({path.name: files.sha256(path) for path in sorted(folder.glob(mine))})
+        except BaseException as error:
+            hashes.set_exception(error)
+
+    writing.add_done_callback(take)
+    return hashes
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -132,10 +199,30 @@ def has_optimizer(checkpoint: Path) -> bool:
 
 def verify(checkpoint: Path) -> None:
     """Compare every file with the hash taken when it was written; KinfolkError naming the first that differs."""
-    for name, digest in _state(checkpoint)["files"].items():
-        path = checkpoint / name
-        if not path.is_file() or files.sha256(path) != digest:
-            raise _damaged(path, "the file is missing or its bytes are not those that were written")
+    _refuse_damaged(checkpoint, _damaged_files(checkpoint, sorted(_state(checkpoint)["files"])))
+
+
+def _verify_together(checkpoint: Path, engine: Engine) -> None:
+    """`verify`, each process a share of the files; the main one has the error."""
+
+    def read_record() -> None:
+        _state(checkpoint)
+
+    engine.on_main(read_record)  # where it is damaged, all stop here
+    mine = sorted(_state(checkpoint)["files"])[engine.rank :: engine.world_size]
+    damaged = sorted(name for part in engine.gather(_damaged_files(checkpoint, mine)) for name in part)
+    engine.on_main(lambda: _refuse_damaged(checkpoint, damaged))
+
+
+def _damaged_files(checkpoint: Path, names: list[str]) -> list[str]:
+    hashes = _state(checkpoint)["files"]
+    paths = {name: checkpoint / name for name in names}
+    return [name for name, path in paths.items() if not path.is_file() or files.sha256(path) != hashes[name]]
+
+
+def _refuse_damaged(checkpoint: Path, names: list[str]) -> None:
+    if names:
+        raise _damaged(checkpoint / names[0], "the file is missing or its bytes are not those that were written")
 
 
 def load(checkpoint: Path, tensors: dict[str, Tensor], engine: Engine) -> None:
@@ -143,16 +230,15 @@ def load(checkpoint: Path, tensors: dict[str, Tensor], engine: Engine) -> None:
 
     Raises KinfolkError for a checkpoint that is damaged.
     """
-    engine.on_main(lambda: verify(checkpoint))
+    _verify_together(checkpoint, engine)
     contents = tensors | {"random.cpu": torch.get_rng_state()}
     with _no_warning_of_one_process():
         dcp_load(contents, storage_reader=HuggingFaceStorageReader(str(checkpoint)), no_dist=engine.world_size == 1)
     torch.set_rng_state(contents["random.cpu"])
 
 
-def _write_state(checkpoint: Path, position: Position, optimizer: bool) -> None:
-    state: dict[str, Any] = {**asdict(position), "optimizer": optimizer}
-    state["files"] = {path.name: files.sha256(path) for path in sorted(checkpoint.glob("*.safetensors"))}
+def _write_state(checkpoint: Path, position: Position, optimizer: bool, hashes: dict[str, str]) -> None:
+    state: dict[str, Any] = {**asdict(position), "optimizer": optimizer, "files": dict(sorted(hashes.items()))}
     files.write_json(checkpoint / "state.json", state | {"sha256": _digest(state)})
 
 

@@ -14,9 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from kinfolk.family.shapes import Shape
+from kinfolk.train.layout import Layout
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -36,10 +37,14 @@ class Engine:
     rank: int = 0
     world_size: int = 1
     mesh: DeviceMesh | None = None
+    """The processes, in as many rows as there are replicas; in one dimension where there is one."""
+    layout: Layout = field(default_factory=Layout)
     threads: int = field(default_factory=torch.get_num_threads)
     """Threads that this process may use."""
     control: dist.ProcessGroup | None = None
     """The processes once more, talking through gloo: for agreements, and for waits longer than NCCL allows."""
+    saving: dist.ProcessGroup | None = None
+    """And again, for checkpoints that are written by a thread of their own."""
 
     @property
     def is_main(self) -> bool:
@@ -63,17 +68,31 @@ class Engine:
         """Move a model to this process's device."""
         model.to(self.device)
 
-    def distribute(self, objective: nn.Module) -> None:
+    def distribute(self, objective: nn.Module, precision: Precision = "float32") -> None:
         """Move a stage's model to the device, or shard it block by block over the devices of all processes (FSDP2).
 
-        Sharding moves what it shards, one block at a time: no device ever holds the whole model.
+        Sharding moves what it shards, one block at a time: no device ever holds the whole model. Under bfloat16 the
+        blocks travel and are reduced as torchtitan does it: gathered in bfloat16, gradients summed in float32.
         """
+        model: Any = objective.model
+        blocks = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
+        if self.layout.recompute:
+            # transformers 5.2x gave it a new name.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False, "preserve_rng_state": False})
+        if self.layout.compile:
+            for block in blocks:
+                block.compile()
         if self.mesh is None:
             self.place(objective)
             return
-        model: Any = objective.model
-        for block in [module for module in model.modules() if type(module).__name__ in model._no_split_modules]:
-            fully_shard(block, mesh=self.mesh)
+        in_blocks = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16 if precision == "bfloat16" else None,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,  # the residual stream stays float32, as it does in one process
+        )
+        for block in blocks:
+            fully_shard(block, mesh=self.mesh, mp_policy=in_blocks)
         fully_shard(objective, mesh=self.mesh)
 
     def synchronise_gradients(self, objective: nn.Module, last: bool) -> None:
@@ -86,6 +105,20 @@ class Engine:
         if self.world_size > 1:
             dist.all_reduce(values, group=self.control)
         return values
+
+    def gather(self, mine: Any) -> list[Any]:
+        """What every process has, in the order of their ranks, in each of them."""
+        if self.world_size == 1:
+            return [mine]
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, mine, group=self.control)
+        return found
+
+    @property
+    def saves_in_background(self) -> bool:
+        """Whether checkpoints are written while training goes on."""
+        asked = self.layout.background_saving
+        return self.device.type != "cpu" if asked is None else asked
 
     def on_main(self, work: Callable[[], None]) -> None:
         """Have the main process do `work` while the others wait; if it fails there, all of them stop.
@@ -114,23 +147,34 @@ def alone() -> Engine:
 
 
 @contextmanager
-def start_engine() -> Iterator[Engine]:
-    """The engine of this process: alone, or one rank of a torchrun job (gloo on CPUs, NCCL on GPUs)."""
+def start_engine(layout: Layout = Layout()) -> Iterator[Engine]:  # noqa: B008 (frozen)
+    """The engine of this process: alone, or one rank of a torchrun job (gloo on CPUs, NCCL on GPUs).
+
+    KinfolkError where the processes cannot be laid out as asked.
+    """
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    layout.check(world_size)
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
     if world_size == 1:
-        yield Engine(device)
+        yield Engine(device, layout=layout)
         return
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        mesh = init_device_mesh(device.type, (world_size,))
-        control = dist.new_group(backend="gloo", timeout=_PATIENCE)
-        yield Engine(device, rank, world_size, mesh, control=control)
+        mesh = _mesh(device.type, world_size, layout.replicas)
+        control, saving = (dist.new_group(backend="gloo", timeout=_PATIENCE) for _ in range(2))
+        yield Engine(device, rank, world_size, mesh, layout, control=control, saving=saving)
     finally:
         dist.destroy_process_group()
+
+
+def _mesh(device: str, world_size: int, replicas: int) -> DeviceMesh:
+    """One dimension to shard over; or two, to replicate over the first and shard over the second."""
+    if replicas == 1:
+        return init_device_mesh(device, (world_size,))
+    return init_device_mesh(device, (replicas, world_size // replicas), mesh_dim_names=("replicate", "shard"))
 
 
 def resolve_precision(asked: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -74,6 +75,7 @@ class Resumable:
         checkpoint.load(kept, wanted, engine)
         self._kept = kept
         self.position = self.first = self.saved = checkpoint.position_of(kept)
+        self._unfinished: checkpoint.Saving | None = None
         self._began = time.monotonic()
         self._saving = SavingClock(course.saving, expected=self._began - loading)
         self._monitor: Monitor | None = None
@@ -110,15 +112,20 @@ class Resumable:
         """
         # One reduction a step: the losses, and what must be agreed on before anyone acts on it.
         stop = self._interruption.requested is not None
-        due = self._engine.is_main and self._saving.due(self.position.step)
-        mine_of_all = torch.tensor([*sums, float(stop), float(due)], dtype=torch.float64)
-        *totals, stops, dues = self._engine.sum(mine_of_all).tolist()
+        due = self._engine.is_main and self._unfinished is None and self._saving.due(self.position.step)
+        written = self._unfinished is not None and self._unfinished.is_written
+        mine_of_all = torch.tensor([*sums, float(stop), float(due), float(written)], dtype=torch.float64)
+        *totals, stops, dues, all_written = self._engine.sum(mine_of_all).tolist()
         means = [total / count for total in totals]
         fault = self._watch.fault(means[0], gradient_norm, warmed_up=warmed_up)
         if fault:
             raise self._diverged(self.position.step + 1, fault)
-        if stops or dues:
+        if all_written == self._engine.world_size:
+            self._complete()
+        if stops:
             self.save()
+        elif dues:
+            self._begin_saving(in_background=self._engine.saves_in_background)
         if stops:
             raise Interrupted(self._interruption.requested or signal.SIGTERM)
         return means
@@ -148,9 +155,9 @@ class Resumable:
             self._monitor.record({"step": self.position.step, **record})
 
     def save(self) -> None:
-        """Save what is not saved yet."""
-        if self.position.step > self.saved.step:
-            self._kept, self.saved = self._saving.timed(self._write), self.position
+        """Save what is not saved yet, and wait for it."""
+        self._complete()
+        self._begin_saving(in_background=False)
 
     def finish(self) -> None:
         """Save the last state; raises Interrupted when a stop was asked for during the last step."""
@@ -158,11 +165,25 @@ class Resumable:
         if self._engine.sum(torch.tensor([float(self._interruption.requested is not None)])).item():
             raise Interrupted(self._interruption.requested or signal.SIGTERM)
 
-    def _write(self) -> Path:
+    def _begin_saving(self, in_background: bool) -> None:
+        if self.position.step == self.saved.step:
+            return
         if self._monitor:
             self._monitor.flush()
         course = self._course
-        return checkpoint.save(course.checkpoints, self._tensors, self.position, self._engine, course.kept)
+        begin = partial(
+            checkpoint.begin_save, course.checkpoints, self._tensors, self.position, self._engine, course.kept
+        )
+        self._unfinished = self._saving.timed(partial(begin, in_background=in_background))
+        if not in_background:
+            self._complete()
+
+    def _complete(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one: from then on it counts."""
+        if self._unfinished is not None:
+            self._kept = self._saving.timed(self._unfinished.finish, is_rest=True)
+            self.saved = self._unfinished.position
+            self._unfinished = None
 
 
 def of_main(value: float, engine: Engine) -> float:

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import TypeVar
 
 from kinfolk.family.recipe import Checkpoints
+
+T = TypeVar("T")
 
 CHECKPOINT_SHARE = 0.02
 """The most that saving by the clock may cost, as a share of the time since training began."""
@@ -34,11 +36,12 @@ class SavingClock:
         affordable = self.spent + self._expected <= CHECKPOINT_SHARE * (now - self._began)
         return affordable and now - self._last >= self._settings.seconds
 
-    def timed(self, save: Callable[[], Path]) -> Path:
-        """Call `save` and count its time."""
+    def timed(self, work: Callable[[], T], is_rest: bool = False) -> T:
+        """Call `work`, which saves, and count its time; `is_rest` for what is left to do of the save before."""
         began = self._now()
-        path = save()
+        result = work()
         self._last = self._now()
-        self._expected = self._last - began
-        self.spent += self._expected
-        return path
+        seconds = self._last - began
+        self._expected = seconds + (self._expected if is_rest else 0.0)
+        self.spent += seconds
+        return result

@@ -69,7 +69,7 @@ def train_stage(
     engine.use_threads(stage.shape)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     objective = stage_loss(model, stage.objective, dtype, recipe.z_loss)
-    engine.distribute(objective)
+    engine.distribute(objective, precision)
     optimizer = make_optimizer(model, recipe.optimizer, factors)
     update = make_update(model, optimizer, rates)
     course = Course(

@@ -156,7 +156,7 @@ def _train(
     configs: list[Any] = [model.config.get_text_config(decoder=True) for model in (prepared.model, *prepared.frozen)]
     engine.use_threads(max(configs, key=lambda config: config.hidden_size))
     objective = prepared.objective(engine, precision, folder, ledger)
-    engine.distribute(objective)
+    engine.distribute(objective, precision)
     try:
         return train_on_demonstrations(
             prepared.name,

@@ -1,0 +1,30 @@
+"""How the processes of a job share its work. Nothing here changes what is trained, but for rounding."""
+
+from dataclasses import dataclass
+
+from kinfolk.errors import KinfolkError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where tensors lie, what is computed again and what is compiled; a run may go on under another."""
+
+    replicas: int = 1
+    """Groups of processes that each hold the whole model in shards (hybrid sharding): gathering stays within a group,
+    which is best as large as one node, and only gradients cross."""
+    recompute: bool = False
+    """Keep only what enters each block, and compute the rest again for its gradient: a third more products, for
+    activations of a block in place of those of all (Chen et al., arXiv 1604.06174)."""
+    compile: bool = False
+    """Compile each block with torch.compile."""
+    background_saving: bool | None = None
+    """Write checkpoints from a copy in host memory while training goes on; None: on a GPU."""
+
+    def check(self, world_size: int) -> None:
+        """KinfolkError where `world_size` processes cannot be laid out so."""
+        if self.replicas < 1 or world_size % self.replicas:
+            raise KinfolkError(
+                f"{world_size} processes do not divide into {self.replicas} groups",
+                where="--replicas",
+                fix=f"use a divisor of {world_size}, or another number of processes",
+            )
