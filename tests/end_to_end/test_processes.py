@@ -9,9 +9,11 @@ import torch
 from micro import RecordingView, family, in_child, in_ranks, leftovers
 from safetensors.torch import load_file
 
+from kinfolk.build.auto import build_family
 from kinfolk.build.build import build
 from kinfolk.build.ledger import Ledger
 from kinfolk.family.load import LoadedFamily
+from kinfolk.train.layout import Layout
 from kinfolk.train.monitor import read_metrics
 
 
@@ -102,6 +104,30 @@ def test_two_processes_go_on_where_one_stopped(alone: Path, tmp_path: Path) -> N
     assert in_child(lambda: build(loaded, folder, RecordingView(stop)), log) == -signal.SIGKILL
     assert in_ranks(lambda: build(loaded, folder, RecordingView()), log) == [0, 0], log.read_text()
     check_agrees(folder, alone / "run")
+
+
+def test_four_processes_go_on_where_one_of_two_was_killed(alone: Path, tmp_path: Path) -> None:
+    """As two replicas of two shards, saving in the background and computing activations again: the same losses."""
+    loaded, log, folder = longer(alone), tmp_path / "log", tmp_path / "run"
+
+    def work() -> None:
+        def stop(count: int) -> None:
+            if count == 35:
+                os.kill(int((tmp_path / "rank1").read_text()), signal.SIGKILL)
+
+        if os.environ["RANK"] == "1":
+            (tmp_path / "rank1").write_text(str(os.getpid()))
+        build_family(loaded, folder, RecordingView(stop), layout=Layout(background_saving=True))
+
+    codes = in_ranks(work, log)
+    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None), log.read_text()
+    layout = Layout(replicas=2, recompute=True, background_saving=True)
+    codes = in_ranks(lambda: build_family(loaded, folder, RecordingView(), layout=layout), log, count=4)
+    assert codes == [0] * 4, log.read_text()
+    check_agrees(folder, alone / "run")
+    started = Ledger(folder / "ledger.jsonl").events("build_started")
+    assert [event["machine"]["layout"]["replicas"] for event in started] == [1, 2]
+    assert Ledger(folder / "ledger.jsonl").events("stage_resumed")
 
 
 def test_what_only_the_main_process_can_say_ends_all(alone: Path, tmp_path: Path) -> None:
