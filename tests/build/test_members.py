@@ -1,20 +1,24 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from micro import CONTEXT, family, in_child
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from kinfolk import files
 from kinfolk.build.ledger import Ledger
 from kinfolk.build.members import export_member
 from kinfolk.build.origin import load_stage_model
 from kinfolk.build.run import Run, open_run
+from kinfolk.cli.app import app
 from kinfolk.evaluate.consistency import adjacent_kl
 from kinfolk.evaluate.loss import held_out_documents, score
+from kinfolk.evaluate.samples import TEMPERATURE, TOP_P, sample_text
 from kinfolk.train.stage import held_out_sample
 
 
@@ -77,6 +81,16 @@ def test_the_ledger_says_what_was_measured(run: Run) -> None:
     assert events[0]["kl_from_previous"] is None
     kl = adjacent_kl(small, large, held_out_sample(run.store, CONTEXT), "cpu").to_dict()
     assert events[1]["kl_from_previous"] == {"previous": "small", **json.loads(json.dumps(kl))}
+    assert events[1]["kl_from_earlier"] == [events[1]["kl_from_previous"]] and events[0]["kl_from_earlier"] == []
+
+
+def test_a_sample_can_be_written_again_from_its_record(run: Run) -> None:
+    event = run.ledger.events("member_finished")[1]
+    model = AutoModelForCausalLM.from_pretrained(run.member("large"))
+    prompts, sampling = [sample["prompt"] for sample in event["samples"]], event["sampling"]
+    assert (sampling["temperature"], sampling["top_p"]) == (TEMPERATURE, TOP_P)
+    again = sample_text(model, run.tokenizer, prompts, sampling["max_new_tokens"], sampling["seed"], "cpu")
+    assert again == event["samples"]
 
 
 def test_exporting_is_silent_repeatable_and_atomic(run: Run, tmp_path: Path) -> None:
@@ -127,3 +141,20 @@ def test_a_family_of_qwen3_with_untied_heads(tmp_path: Path) -> None:
     assert model.config.model_type == "qwen3"
     assert not torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
     assert len(Ledger(tmp_path / "run" / "ledger.jsonl").events("member_finished")) == 1
+
+
+def test_consistency_of_a_run_is_kept_in_it_under_the_ledgers_hashes(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    command = ["consistency", str(folder), "--json"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    kept = json.loads((folder / "evaluation" / "consistency.json").read_text())
+    assert kept["matrices"] == json.loads(result.stdout)["matrices"]
+    hashes = {event["member"]: event["sha256"] for event in run.ledger.events("member_finished")}
+    assert {each["member"]: each["sha256"] for each in kept["members"]} == hashes
+    assert [(pair["first"], pair["second"]) for pair in kept["pairs"]] == [("small", "large")]
+    # Another text is none of the run's results.
+    (folder / "evaluation" / "consistency.json").unlink()
+    (tmp_path / "text.txt").write_text("A raven mends a wheel. " * 20)
+    CliRunner().invoke(app, [*command, "--text", str(tmp_path / "text.txt")], catch_exceptions=False)
+    assert not (folder / "evaluation" / "consistency.json").exists()

@@ -122,6 +122,9 @@ def test_the_members_of_a_trunk_with_versions(whole: Path) -> None:
     assert newest["bytes"] == run.stores["2026"].held_out_documents.total_bytes
     assert newest["loss"] != events["small-2026"]["held_out"]["loss"]
     assert events["small-2027"]["kl_from_previous"]["previous"] == "small-2026"
+    earlier = events["small-2027"]["kl_from_earlier"]
+    assert [each["previous"] for each in earlier] == ["small", "small-2026"]
+    assert earlier[1] == events["small-2027"]["kl_from_previous"] != {**earlier[0], "previous": "small-2026"}
     card = (run.member("small-2027") / "README.md").read_text()
     for words in ("Sources: corpus, 2026, 2027.", "version 2027 of the data", "small-2026-rest | continues"):
         assert words in card, words

@@ -10,9 +10,10 @@ from kinfolk.build.run import BuildView, Run, data_counts
 from kinfolk.data.versions import joined
 from kinfolk.evaluate.consistency import adjacent_kl
 from kinfolk.evaluate.loss import held_out_documents, score
-from kinfolk.evaluate.samples import sample_text
+from kinfolk.evaluate.samples import TEMPERATURE, TOP_P, sample_text
 from kinfolk.family.data import FIRST
 from kinfolk.plan.stages import Stage
+from kinfolk.train import checkpoint
 from kinfolk.train.engine import Engine, alone
 from kinfolk.train.stage import held_out_sample
 
@@ -32,7 +33,7 @@ def finish_member(run: Run, stage: Stage, engine: Engine, view: BuildView) -> No
     held_out = score(model, held_out_documents(run.store), run.store.separator_id, context, engine.device).to_dict()
     seed = run.family.recipe.seed
     samples = sample_text(model, run.tokenizer, _prompts(run), SAMPLE_TOKENS, seed, engine.device)
-    kl = _kl_from_previous(run, stage, model, engine)
+    earlier = _kl_from_earlier(run, stage, model, engine)
     newest = _held_out_of_version(run, stage, model, engine)
     alone().place(model)
     target = run.member(stage.member)
@@ -49,7 +50,9 @@ def finish_member(run: Run, stage: Stage, engine: Engine, view: BuildView) -> No
         held_out=held_out,
         held_out_of_version=newest,
         samples=samples,
-        kl_from_previous=kl,
+        sampling={"seed": seed, "temperature": TEMPERATURE, "top_p": TOP_P, "max_new_tokens": SAMPLE_TOKENS},
+        kl_from_previous=_of_previous(run, stage, earlier),
+        kl_from_earlier=earlier,
     )
     view.say(
         f"{stage.member}  finished: held-out loss {held_out['loss']:.4f} nats per token, "
@@ -57,17 +60,32 @@ def finish_member(run: Run, stage: Stage, engine: Engine, view: BuildView) -> No
     )
 
 
-def _kl_from_previous(run: Run, stage: Stage, model: PreTrainedModel, engine: Engine) -> dict[str, Any] | None:
-    """How far the predictions of the next smaller member, or of the version before, are from this one's."""
-    finished = [each for each in run.plan.stages if each.member]
-    index = finished.index(stage)
-    if index == 0:
-        return None
-    previous = finished[index - 1]
-    small = load_stage_model(previous, run.family, run.store, run.stages)
-    engine.place(small)
+def _kl_from_earlier(run: Run, stage: Stage, model: PreTrainedModel, engine: Engine) -> list[dict[str, Any]]:
+    """How far the predictions of every member before this one, or version of it, are from this one's.
+
+    Members whose last state has been removed since are left out.
+    """
     sequences = held_out_sample(run.store, run.family.model.context_length)
-    return {"previous": previous.member, **adjacent_kl(small, model, sequences, engine.device).to_dict()}
+    found = []
+    for earlier in _earlier_members(run, stage):
+        if checkpoint.latest(run.checkpoints(earlier.name)) is None:
+            continue
+        small = load_stage_model(earlier, run.family, run.store, run.stages)
+        engine.place(small)
+        found.append({"previous": earlier.member, **adjacent_kl(small, model, sequences, engine.device).to_dict()})
+    return found
+
+
+def _of_previous(run: Run, stage: Stage, found: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What was found of the next smaller member, or of the version before."""
+    previous = [each.member for each in _earlier_members(run, stage)][-1:]
+    return next((each for each in found if [each["previous"]] == previous), None)
+
+
+def _earlier_members(run: Run, stage: Stage) -> list[Stage]:
+    """The stages that finish a member before this one does."""
+    finished = [each for each in run.plan.stages if each.member]
+    return finished[: finished.index(stage)]
 
 
 def _held_out_of_version(run: Run, stage: Stage, model: PreTrainedModel, engine: Engine) -> dict[str, Any] | None:

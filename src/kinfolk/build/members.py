@@ -33,7 +33,12 @@ def export_member(
         (folder / "README.md").write_text(card, "utf-8")
         for name, record in records.items():
             files.write_json(folder / name, record)
-    return "+".join(files.sha256(path) for path in sorted(target.glob("*.safetensors")))
+    return weights_digest(target)
+
+
+def weights_digest(member: Path) -> str:
+    """SHA-256 of a member's weights, those of several files joined, as the ledger has it."""
+    return "+".join(files.sha256(path) for path in sorted(member.glob("*.safetensors")))
 
 
 @contextmanager

@@ -34,6 +34,7 @@ def consistency(
 
     console = Console(stderr=True)
     with console.status("starting"):
+        from kinfolk.evaluate.in_run import keep_consistency
         from kinfolk.evaluate.measure import members_of
         from kinfolk.evaluate.pairs import compare_pairs, matrices, settings_for
         from kinfolk.evaluate.text import text_for
@@ -42,6 +43,9 @@ def consistency(
     what = text_for(paths, text, run)
     with progress("starting") as report:
         pairs, known = compare_pairs(paths, what, settings, report)
+    if len(models) == 1 and not text and run in (None, Path(models[0])):
+        kept = keep_consistency(Path(models[0]), paths, settings, pairs)
+        console.print(f"kept for kinfolk report in {kept}" if kept else "the run's folder may not be written to")
     if known:
         console.print(f"{known} of {len(pairs)} known from before, of the same weights and text")
     if json_:
