@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kinfolk.report.records import Flops, MemberFinished
+from kinfolk.report.events import MemberFinished
+from kinfolk.report.records import Flops
 from kinfolk.report.run import Run, StageRun
 
 Verdict = Literal["better", "equal", "worse"]

@@ -6,8 +6,12 @@ from typing import Literal
 
 from kinfolk.report import numbers
 from kinfolk.report.answer import Answer, machines
-from kinfolk.report.records import ForecastChecked, StageResumed
+from kinfolk.report.consistency import alike
+from kinfolk.report.events import ForecastChecked, StageResumed
+from kinfolk.report.metrics import finite
+from kinfolk.report.outlooks import StageOutlooks, outlooks_of
 from kinfolk.report.run import Run, StageRun
+from kinfolk.report.spikes import spikes
 
 MANY_EPOCHS = 4.0
 """Up to here repeated data is nearly as good as new (Muennighoff et al., arXiv 2305.16264, section 6)."""
@@ -39,12 +43,19 @@ def cautions(answers: Sequence[Answer]) -> list[Caution]:
 
 def _of_run(run: Run) -> list[Caution]:
     found: list[Caution] = []
+    row_of = {row.stage.plan.name: row for row in outlooks_of(run)}
 
     def add(level: Literal["fault", "warning", "note"], text: str) -> None:
         found.append(Caution(run.name, level, text))
 
     for stage in run.stages:
         name = stage.plan.name
+        if stage.diverged:
+            add("fault", f"Stage {name} diverged at step {stage.diverged.step:,}: {stage.diverged.fault.rstrip(',')}.")
+        if stage.metrics.not_finite:
+            add("fault", f"{_count(stage.metrics.not_finite, 'figure')} of stage {name} are no finite numbers.")
+        if leaps := spikes(finite(stage.metrics.train or stage.metrics.patch)):
+            add("warning", _leaps(name, leaps))
         if stage.state == "unfinished":
             add(
                 "warning", f"Stage {name} is not finished: {stage.steps_done:,} of {stage.plan.steps:,} steps are done."
@@ -67,6 +78,8 @@ def _of_run(run: Run) -> list[Caution]:
             add("warning", f"The growth into {name} was not checked.")
         if stage.forecast and stage.forecast.inside is False:
             add("warning", _missed(stage.forecast))
+        if stage.forecast is None and (outside := _outside_own_curve(row_of.get(name))):
+            add("note", outside)
         if stage.interruptions:
             add("note", _interruptions(stage))
         epochs = _epochs(run, stage)
@@ -76,8 +89,13 @@ def _of_run(run: Run) -> list[Caution]:
                 f"{name} has read its training data {epochs:.1f} times over, ancestors included. Beyond about "
                 f"{MANY_EPOCHS:.0f} times, repeated data teaches less than new data.",
             )
-        if stage.damaged_metrics:
-            add("note", f"{stage.damaged_metrics} damaged lines in the metrics of stage {name} were left out.")
+        if stage.metrics.damaged:
+            add("note", f"{stage.metrics.damaged} damaged lines in the metrics of stage {name} were left out.")
+    for warning in run.plan.warnings:
+        add("note", f"Said of the plan before the build: {warning}.")
+    known = alike(run)
+    if known and known.stale:
+        add("warning", "What kinfolk consistency has kept is about other weights than the run's; it is left out.")
     if run.damaged_lines:
         which = ", ".join(str(number) for number in run.damaged_lines)
         add("note", f"The ledger could not be read in line {which}, which a killed process can leave behind.")
@@ -103,6 +121,31 @@ def _missed(check: ForecastChecked) -> str:
         f"{check.stage} ended at {check.measured:.3f} {check.unit}, outside the {between} that law {check.law} had "
         f"forecast: {meaning}, or the law does not hold here."
     )
+
+
+def _leaps(name: str, steps: list[int]) -> str:
+    where = ", ".join(f"{step:,}" for step in steps[:5]) + (", and later" if len(steps) > 5 else "")
+    often = "once" if len(steps) == 1 else f"{len(steps)} times"
+    return (
+        f"The training loss of stage {name} leapt {often}, seven standard deviations above what came before: "
+        f"step{'s' if len(steps) > 1 else ''} {where}. See whether it came down again."
+    )
+
+
+def _outside_own_curve(row: StageOutlooks | None) -> str | None:
+    """Of a stage that ended outside the interval that its own curve gave half-way."""
+    said = row.middle if row else None
+    if row is None or said is None or row.came is None or said.forecast_low <= row.came <= said.forecast_high:
+        return None
+    return (
+        f"{row.stage.plan.name} ended at a quick held-out loss of {row.came:.3f}, outside the "
+        f"{said.forecast_low:.3f} to {said.forecast_high:.3f} that its own curve had forecast at "
+        f"{100 * row.share(said):.0f} % of its steps."
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _interruptions(stage: StageRun) -> str:

@@ -1,15 +1,15 @@
-"""Where a stage's losses lie on axes of compute and tokens, few enough to draw."""
+"""Where a stage's losses lie on axes of compute, tokens and time, few enough to draw."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kinfolk.report.metrics import Points
 from kinfolk.report.records import PlannedStage
-from kinfolk.report.run import Points, Run, StageRun
+from kinfolk.report.run import Run, StageRun
 
-LIMIT = 600
-"""Points of one curve."""
-Axis = Literal["six_nd", "matmul", "tokens"]
+Axis = Literal["six_nd", "matmul", "tokens", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -19,23 +19,34 @@ class Span:
     start: float
     length: float
     stage: PlannedStage
+    clock: Points = ()
+    """On the axis of time: seconds of the stage by step, which are not in proportion to its tokens."""
 
     def at(self, step: int) -> float:
-        return self.start + self.length * self.stage.share_after(step)
+        """Where the stage stands after so many steps."""
+        if not self.clock:
+            return self.start + self.length * self.stage.share_after(step)
+        after = bisect_right(self.clock, step, key=lambda point: point[0])
+        (begin, seconds), (end, later) = self.clock[max(0, after - 1)], self.clock[min(after, len(self.clock) - 1)]
+        if step <= begin or end == begin:
+            return self.start + seconds * min(1.0, step / begin)
+        return self.start + seconds + (later - seconds) * (step - begin) / (end - begin)
 
 
 def span(run: Run, stage: StageRun, axis: Axis) -> Span:
     """Where `stage` lies on `axis`: a root begins at zero, a child where its parent ends."""
-    return Span(
-        start=sum(_length(ancestor, axis) for ancestor in run.ancestors(stage)),
-        length=_length(stage, axis),
-        stage=stage.plan,
-    )
+    start = sum(_length(ancestor, axis) for ancestor in run.ancestors(stage))
+    if axis == "seconds":
+        start += sum(each.growth.seconds for each in (*run.ancestors(stage), stage) if each.growth)
+    clock = stage.metrics.clock if axis == "seconds" else ()
+    return Span(start=start, length=_length(stage, axis), stage=stage.plan, clock=clock)
 
 
 def _length(stage: StageRun, axis: Axis) -> float:
     if axis == "tokens":
         return stage.plan.tokens
+    if axis == "seconds":
+        return stage.finished.seconds if stage.finished else max((at for _, at in stage.metrics.clock), default=0.0)
     return float(getattr(stage.finished.flops if stage.finished else stage.plan.flops, axis))
 
 
@@ -54,7 +65,7 @@ def smooth(points: Points, half_life: float | None = None) -> Points:
     return tuple(smoothed)
 
 
-def thin(points: Points, limit: int = LIMIT) -> Points:
+def thin(points: Points, limit: int) -> Points:
     """At most `limit` of the points, evenly, the first and the last among them.
 
     >>> [step for step, _ in thin(tuple((step, 0.0) for step in range(101)), 5)]
@@ -65,9 +76,9 @@ def thin(points: Points, limit: int = LIMIT) -> Points:
     return tuple(points[round(index * (len(points) - 1) / (limit - 1))] for index in range(limit))
 
 
-def settled_range(curves: Sequence[Points]) -> tuple[float, float] | None:
+def settled_range(curves: Sequence[Sequence[float]]) -> tuple[float, float] | None:
     """The losses worth looking at: all but the steep first twentieth of each curve, with a margin."""
-    losses = [loss for points in curves for _, loss in points[len(points) // 20 :]]
+    losses = [loss for curve in curves for loss in curve[len(curve) // 20 :]]
     if not losses:
         return None
     margin = 0.05 * (max(losses) - min(losses)) or 0.1

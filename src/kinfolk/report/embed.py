@@ -21,6 +21,9 @@ from kinfolk.report.figures import Plot
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f]")
 """Characters that HTML forbids."""
 
+OURS = ("legend.js", "plots.js", "stages.js", "page.js")
+"""Our own scripts in the order in which they run; they share one global, `kinfolk`."""
+
 
 def refuse_folder(target: Path, example: str) -> None:
     """KinfolkError where the page's target is a folder; called before any work is done for the page."""
@@ -32,7 +35,13 @@ def write_page(environment: Environment, template: str, target: Path, plots: Seq
     """Write one self-contained page to `target`, and return `target`; KinfolkError where that is not possible."""
     ours = scripts()
     page = environment.get_template(template).render(
-        n=numbers, plots=plots, plot_data=plot_data(plots), scripts=ours, hashes=hashes(ours), **fields
+        n=numbers,
+        plots=plots,
+        plot_data=plot_data(plots),
+        plot_columns=plot_columns(plots),
+        scripts=ours,
+        hashes=hashes(ours),
+        **fields,
     )
     try:
         files.write_text(target, as_text(page))
@@ -56,8 +65,8 @@ def environment() -> Environment:
 
 def scripts() -> list[Markup]:
     """Plotly and our own code, in the order in which they run."""
-    ours = (Path(__file__).parent / "templates" / "report.js").read_text("utf-8")
-    return [_plotly(), _script(ours)]
+    folder = Path(__file__).parent / "templates"
+    return [_plotly(), *(_script((folder / name).read_text("utf-8")) for name in OURS)]
 
 
 def hashes(texts: Sequence[str]) -> list[str]:
@@ -67,7 +76,16 @@ def hashes(texts: Sequence[str]) -> list[str]:
 
 def plot_data(plots: Sequence[Plot]) -> Markup:
     """The figures as JSON that cannot end the element it stands in."""
-    value: dict[str, Any] = {plot.key: plot.views for plot in plots if not plot.empty}
+    return as_json({plot.key: plot.views for plot in plots if not plot.empty})
+
+
+def plot_columns(plots: Sequence[Plot]) -> Markup:
+    """The values that views of one figure share, by the figure."""
+    return as_json({plot.key: plot.columns for plot in plots if plot.columns and not plot.empty})
+
+
+def as_json(value: dict[str, Any]) -> Markup:
+    """JSON that may stand in a script element."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     for letter in "<>&\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kinfolk.report import numbers
+from kinfolk.report.events import ForecastChecked
 from kinfolk.report.figures import COLOURS, Plot
 from kinfolk.report.layout import as_shown, decades, layout
-from kinfolk.report.records import Forecast, ForecastChecked, PlannedForecast
+from kinfolk.report.records import Forecast, PlannedForecast
 from kinfolk.report.run import Run
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kinfolk.report.events import Outlook
 from kinfolk.report.figures import DASHES, Plot, stage_colours
 from kinfolk.report.layout import as_shown, layout
-from kinfolk.report.records import Outlook
 from kinfolk.report.run import Run, StageRun
 
 
@@ -50,9 +50,9 @@ def outlooks_of(run: Run) -> tuple[StageOutlooks, ...]:
     """The stages of a run that were forecast while they trained, or of which it is known why not."""
     found = []
     for stage in run.stages:
-        last = stage.held_out[-1] if stage.held_out else None
+        last = stage.metrics.held_out[-1] if stage.metrics.held_out else None
         came = last[1] if last and stage.finished and last[0] == stage.plan.steps else None
-        row = StageOutlooks(stage, stage.outlooks, came)
+        row = StageOutlooks(stage, stage.metrics.outlooks, came)
         if row.made or row.why:
             found.append(row)
     return tuple(found)

@@ -1,48 +1,48 @@
-"""What a run folder says about itself, as data: plan.json and the events of ledger.jsonl.
+"""What plan.json says, as data.
 
 Fields that the page does not show are left out, and unknown ones are ignored, so that an older page can read a newer
 run. A field that is missing or of the wrong kind is a ValidationError.
 """
 
-import shlex
-from typing import Annotated, Any, Literal
+from bisect import bisect_left
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from kinfolk.plan.batches import Stretch, part_at
 
-Command = Annotated[str, BeforeValidator(lambda value: shlex.join(value) if isinstance(value, list) else value)]
 
-
-class _Record(BaseModel):
+class Record(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Flops(_Record):
+class Flops(Record):
     """Training compute, counted in the two ways that are always named."""
 
     six_nd: float
     matmul: float
 
 
-class Source(_Record):
+class Source(Record):
     kind: Literal["scratch", "load", "continue", "grow"]
     seed: int | None = None
     folder: str | None = None
     operator: dict[str, Any] | None = None
+    dynamics: dict[str, Any] | None = None
 
 
-class Parameters(_Record):
+class Parameters(Record):
     counted: float
     total: float
     non_embedding: float
 
 
-class PlannedRate(_Record):
+class PlannedRate(Record):
     peak: float
     warmup_steps: int = 0
     decay_steps: int = 0
-    decay_shape: str = ""
+    decay_shape: Literal["linear", "cosine", "1-sqrt"] = "linear"
+    end_ratio: float = 0.0
 
 
 class Alone(Flops):
@@ -51,7 +51,7 @@ class Alone(Flops):
     tokens: float
 
 
-class PlannedStage(_Record):
+class PlannedStage(Record):
     name: str
     member: str | None = None
     parent: str | None = None
@@ -66,12 +66,31 @@ class PlannedStage(_Record):
     flops: Flops
     alone: Alone | None = None
 
+    @property
+    def batches(self) -> float:
+        """Whole batches; fewer than steps under a batch-size warm-up. The learning rate counts in them."""
+        return part_at(self.batch_warmup, self.steps).begin
+
+    @property
+    def patch_size(self) -> int:
+        """Tokens of a patch; 1 for ordinary next-token prediction."""
+        return int(self.objective.get("size", 1)) if self.objective.get("kind") == "patch" else 1
+
+    @property
+    def decay_share(self) -> float | None:
+        """Share of the tokens after which the rate decays; None for a stage whose rate does not."""
+        return 1 - self.rate.decay_steps / self.batches if self.rate.decay_steps else None
+
     def share_after(self, step: int) -> float:
         """Share of the stage's tokens that its first `step` steps read."""
-        return part_at(self.batch_warmup, step).begin / part_at(self.batch_warmup, self.steps).begin
+        return part_at(self.batch_warmup, step).begin / self.batches
+
+    def step_of(self, share: float) -> int:
+        """The first step after which at least this share of the tokens has been read."""
+        return bisect_left(range(self.steps), share, key=self.share_after)
 
 
-class Forecast(_Record):
+class Forecast(Record):
     loss: float | None
     low: float | None
     high: float | None
@@ -92,18 +111,18 @@ class PlannedForecast(StageForecast):
     tokens: float | None = None
 
 
-class ForecastLaw(_Record):
+class ForecastLaw(Record):
     name: str
     unit: str
     source: str | None = None
 
 
-class PlanForecast(_Record):
+class PlanForecast(Record):
     law: ForecastLaw
     stages: tuple[PlannedForecast, ...] = ()
 
 
-class Plan(_Record):
+class Plan(Record):
     family: str
     strategy: str
     vocab_size: int
@@ -112,167 +131,11 @@ class Plan(_Record):
     counted_parameters: str
     independent: Flops
     total: Flops
+    warnings: tuple[str, ...] = ()
     forecast: PlanForecast | None = None
     stages: tuple[PlannedStage, ...] = Field(min_length=1)
 
-
-class BuildStarted(_Record):
-    time: float
-    command: Command
-    versions: dict[str, Any] = {}
-    machine: dict[str, Any] = {}
-
-
-class BuildFinished(_Record):
-    time: float
-    seconds: float
-
-
-class DataPrepared(_Record):
-    train_tokens: float
-    train_bytes: float
-    train_documents: float
-    held_out_tokens: float
-    held_out_bytes: float
-    held_out_documents: float
-
-
-class StageStarted(_Record):
-    stage: str
-    precision: str | None = None
-
-
-class Comparison(_Record):
-    """Parent and child on the same tokens in one precision."""
-
-    max_abs_logit_difference: float
-    kl: float
-    loss_before: float
-    loss_after: float
-    max_abs_logit: float | None = None
-
-
-class Verification(_Record):
-    claims_preservation: bool
-    passed: bool | None
-    float32: Comparison
-    float64: Comparison
-
-
-class Grown(_Record):
-    stage: str
-    parent: str
-    description: str = ""
-    verification: Verification | None = None
-    seconds: float = 0.0
-
-
-class Interrupted(_Record):
-    stage: str
-    step: int
-
-
-class StageResumed(_Record):
-    stage: str
-    step: int
-
-
-class StageFinished(_Record):
-    stage: str
-    steps: int
-    tokens: float
-    epochs: float
-    seconds: float
-    final_loss: float | None = None
-    """None for a stage at patch level, or without steps."""
-    flops: Flops
-    not_forecast: str | None = None
-    """Why its end was never forecast while it trained."""
-
-
-class HeldOut(_Record):
-    loss: float
-    perplexity: float
-    bits_per_byte: float
-    bits_per_byte_low: float | None = None
-    bits_per_byte_high: float | None = None
-    tokens: float
-    bytes: float
-
-
-class Sample(_Record):
-    prompt: str
-    continuation: str
-
-
-class Divergence(_Record):
-    """How far a member is from the one before it, on held-out text."""
-
-    previous: str
-    kl_small_to_large: float
-    kl_large_to_small: float
-    top1_agreement: float
-
-
-class MemberFinished(_Record):
-    member: str
-    stage: str
-    path: str
-    sha256: str
-    held_out: HeldOut
-    samples: tuple[Sample, ...] = ()
-    kl_from_previous: Divergence | None = None
-
-
-class Outlook(_Record):
-    """What was forecast of a stage's end beside one of its held-out losses."""
-
-    step: int
-    forecast_loss: float
-    forecast_low: float
-    forecast_high: float
-    advised_decay_step: float | None = None
-    """Where a law would begin the decay, if that is significantly better than planned."""
-    advised_gain: float | None = None
-
-
-class ForecastChecked(_Record):
-    """A stage held against what a law had forecast; `inside` is None where there was no interval."""
-
-    stage: str
-    member: str | None = None
-    kind: str = "member"
-    law: str
-    unit: str
-    measured: float
-    forecast: Forecast | None
-    inside: bool | None
-    rest: tuple[StageForecast, ...] = ()
-    """What the stages to come are forecast to reach, with this one taken in."""
-
-
-Event = (
-    BuildStarted
-    | BuildFinished
-    | DataPrepared
-    | StageStarted
-    | Grown
-    | Interrupted
-    | StageResumed
-    | StageFinished
-    | MemberFinished
-    | ForecastChecked
-)
-
-EVENTS: dict[str, type[Event]] = {
-    "build_started": BuildStarted,
-    "build_finished": BuildFinished,
-    "data_prepared": DataPrepared,
-    "stage_started": StageStarted,
-    "grown": Grown,
-    "interrupted": Interrupted,
-    "stage_resumed": StageResumed,
-    "stage_finished": StageFinished,
-    "member_finished": MemberFinished,
-    "forecast_checked": ForecastChecked,
-}
+    @property
+    def patched(self) -> bool:
+        """Whether a stage trains at patch level."""
+        return any(stage.patch_size > 1 for stage in self.stages)

@@ -4,32 +4,31 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from kinfolk.errors import KinfolkError
-from kinfolk.report.records import (
+from kinfolk.report.evaluation import Consistency, TaskResult, read_consistency, read_tasks
+from kinfolk.report.events import (
     EVENTS,
     BuildFinished,
     BuildStarted,
     DataPrepared,
     Event,
-    Flops,
     ForecastChecked,
     Grown,
     Interrupted,
     MemberFinished,
-    Outlook,
-    Plan,
-    PlannedStage,
+    StageDiverged,
     StageFinished,
     StageResumed,
     StageStarted,
 )
+from kinfolk.report.metrics import Metrics, metrics_of
+from kinfolk.report.records import Flops, Plan, PlannedStage
 
-Points = tuple[tuple[int, float], ...]
-"""(step within the stage, loss), by step."""
+Kind = TypeVar("Kind", bound=Event)
 
 
 @dataclass(frozen=True)
@@ -42,25 +41,21 @@ class StageRun:
     finished: StageFinished | None
     member: MemberFinished | None
     forecast: ForecastChecked | None
+    diverged: StageDiverged | None
     interruptions: tuple[Interrupted | StageResumed, ...]
-    train: Points
-    held_out: Points
-    outlooks: tuple[Outlook, ...]
-    """Forecasts of its end, by step."""
-    damaged_metrics: int
-    """Lines of metrics.jsonl that could not be read."""
+    metrics: Metrics
 
     @property
     def state(self) -> str:
         if self.finished:
             return "finished"
-        return "unfinished" if self.started or self.train or self.held_out else "not started"
+        return "unfinished" if self.started or self.metrics.last_step else "not started"
 
     @property
     def steps_done(self) -> int:
         if self.finished:
             return self.finished.steps
-        return min(self.plan.steps, max((step for step, _ in (*self.train, *self.held_out)), default=0))
+        return min(self.plan.steps, self.metrics.last_step)
 
     @property
     def flops(self) -> Flops:
@@ -85,6 +80,8 @@ class Run:
     build_finished: BuildFinished | None
     damaged_lines: tuple[int, ...]
     """Numbers of the ledger's lines that could not be read."""
+    consistency: Consistency | None
+    tasks: tuple[TaskResult, ...]
 
     @cached_property
     def by_name(self) -> dict[str, StageRun]:
@@ -153,6 +150,8 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         data=data if isinstance(data, DataPrepared) else None,
         build_finished=finished if isinstance(finished, BuildFinished) and ended else None,
         damaged_lines=damaged,
+        consistency=read_consistency(folder),
+        tasks=read_tasks(folder),
     )
 
 
@@ -230,46 +229,20 @@ def _garbled(path: Path, error: ValidationError, line: str = "") -> KinfolkError
 
 def _stage(folder: Path, plan: PlannedStage, events: list[Event]) -> StageRun:
     own = [event for event in events if getattr(event, "stage", None) == plan.name]
-    last = {type(event): event for event in own}
-    started, growth = last.get(StageStarted), last.get(Grown)
-    finished, member = last.get(StageFinished), last.get(MemberFinished)
-    forecast = last.get(ForecastChecked)
-    train, held_out, outlooks, damaged = _metrics(folder / "stages" / plan.name / "metrics.jsonl")
+
+    def last(kind: type[Kind]) -> Kind | None:
+        return next((event for event in reversed(own) if isinstance(event, kind)), None)
+
+    path = folder / "stages" / plan.name / "metrics.jsonl"
+    records, damaged = _json_lines(_text(path)) if path.is_file() else ([], ())
     return StageRun(
         plan=plan,
-        started=started if isinstance(started, StageStarted) else None,
-        growth=growth if isinstance(growth, Grown) else None,
-        finished=finished if isinstance(finished, StageFinished) else None,
-        member=member if isinstance(member, MemberFinished) else None,
-        forecast=forecast if isinstance(forecast, ForecastChecked) else None,
+        started=last(StageStarted),
+        growth=last(Grown),
+        finished=last(StageFinished),
+        member=last(MemberFinished),
+        forecast=last(ForecastChecked),
+        diverged=last(StageDiverged),
         interruptions=tuple(event for event in own if isinstance(event, Interrupted | StageResumed)),
-        train=train,
-        held_out=held_out,
-        outlooks=outlooks,
-        damaged_metrics=damaged,
+        metrics=metrics_of((record for _, record in records), len(damaged)),
     )
-
-
-def _metrics(path: Path) -> tuple[Points, Points, tuple[Outlook, ...], int]:
-    """Training and held-out loss and forecasts by step; where a step was done twice, the later record counts."""
-    if not path.is_file():
-        return (), (), (), 0
-    records, damaged = _json_lines(_text(path))
-    losses: dict[str, dict[int, float]] = {"loss": {}, "held_out_loss": {}}
-    outlooks: dict[int, Outlook] = {}
-    unreadable = len(damaged)
-    for _, record in records:
-        step = record.get("step")
-        if not isinstance(step, int):
-            unreadable += 1
-            continue
-        for key, points in losses.items():
-            if isinstance(record.get(key), int | float):
-                points[step] = float(record[key])
-        if "forecast_loss" in record:
-            try:
-                outlooks[step] = Outlook.model_validate(record)
-            except ValidationError:
-                unreadable += 1
-    train, held_out = (tuple(sorted(points.items())) for points in losses.values())
-    return train, held_out, tuple(outlooks[step] for step in sorted(outlooks)), unreadable

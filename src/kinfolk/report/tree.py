@@ -8,29 +8,27 @@ from kinfolk.report.run import Run, StageRun
 
 LANE = 26
 ROW = 92
-TOP = 34
-WIDTH = 344
+MIDDLE = 44
 
 
 @dataclass(frozen=True)
 class Node:
-    """One stage in the drawing."""
+    """One stage in the drawing; the words stand beside it, in a row of `ROW` pixels."""
 
+    stage: StageRun
     x: float
     y: float
     radius: float
-    name: str
     edge: str
     """What the stage starts from, in words."""
-    kind: str
     size: str
     work: str
-    state: str
-    text_x: float
     colour: str
     """CSS variable, as in the plots."""
     path: str
     """SVG path from the parent, empty for a root."""
+    others: tuple[str, ...]
+    """Stages that are neither this one nor its ancestors."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,8 @@ class Tree:
     nodes: tuple[Node, ...]
     width: int
     height: int
+    first: str
+    """The stage that is shown first: one that is under way, or else the last."""
 
 
 def tree(run: Run, colours: Mapping[str, str]) -> Tree:
@@ -48,27 +48,42 @@ def tree(run: Run, colours: Mapping[str, str]) -> Tree:
     rows = _rows(children.get(None, []), children, 0, root=True)
     lanes = max(lane for _, lane in rows) + 1
     largest = max(stage.plan.parameters.total for stage in run.stages)
-    places = {stage.plan.name: (18.0 + lane * LANE, TOP + ROW * row) for row, (stage, lane) in enumerate(rows)}
+    places = {stage.plan.name: (18.0 + lane * LANE, MIDDLE + ROW * row) for row, (stage, lane) in enumerate(rows)}
     nodes = []
     for stage, _ in rows:
         x, y = places[stage.plan.name]
+        lineage = {each.plan.name for each in (*run.ancestors(stage), stage)}
         nodes.append(
             Node(
+                stage=stage,
                 x=x,
                 y=y,
                 radius=round(5 + 9 * (stage.plan.parameters.total / largest) ** 0.5, 2) if largest > 0 else 8,
-                name=_clip(stage.plan.name, 34),
-                edge=_edge(stage),
-                kind=stage.plan.source.kind,
+                edge=edge(stage),
                 size=_size(stage),
                 work=f"{numbers.count(stage.plan.tokens)} tokens, {numbers.flops(stage.plan.flops.six_nd)} (6ND)",
-                state=stage.state,
-                text_x=18.0 + lanes * LANE,
                 colour=colours[stage.plan.name],
                 path=_path(places[stage.plan.parent], (x, y)) if stage.plan.parent else "",
+                others=tuple(each.plan.name for each in run.stages if each.plan.name not in lineage),
             )
         )
-    return Tree(tuple(nodes), WIDTH + (lanes - 1) * LANE, ROW * len(rows) + 8)
+    begun = [stage.plan.name for stage in run.stages if stage.state == "unfinished"]
+    first = (begun or [run.stages[-1].plan.name])[0]
+    return Tree(tuple(nodes), 36 + (lanes - 1) * LANE, ROW * len(rows), first)
+
+
+def edge(stage: StageRun) -> str:
+    """What a stage starts from."""
+    source = stage.plan.source
+    if source.kind == "scratch":
+        return "from scratch" + (f", seed {source.seed}" if source.seed is not None else "")
+    if source.kind == "load":
+        return f"loaded from {source.folder}"
+    if source.kind == "continue":
+        return f"continues {stage.plan.parent}"
+    operator = source.operator or {}
+    detail = ", ".join(f"{operator[key]}" for key in ("width", "depth") if key in operator)
+    return f"grown from {stage.plan.parent}" + (f" ({detail})" if detail else "")
 
 
 def _rows(
@@ -92,26 +107,9 @@ def _path(parent: tuple[float, float], child: tuple[float, float]) -> str:
     return f"M{x0} {y0}V{y1 - 40}C{x0} {y1 - 12} {x1} {y1 - 30} {x1} {y1}"
 
 
-def _edge(stage: StageRun) -> str:
-    source = stage.plan.source
-    if source.kind == "scratch":
-        return "from scratch" + (f", seed {source.seed}" if source.seed is not None else "")
-    if source.kind == "load":
-        return _clip(f"loaded from {source.folder}", 46)
-    if source.kind == "continue":
-        return _clip(f"continues {stage.plan.parent}", 46)
-    operator = source.operator or {}
-    detail = ", ".join(f"{operator[key]}" for key in ("width", "depth") if key in operator)
-    return _clip(f"grown from {stage.plan.parent}" + (f" ({detail})" if detail else ""), 46)
-
-
 def _size(stage: StageRun) -> str:
     text = f"{numbers.count(stage.plan.parameters.total)} parameters"
     shape = stage.plan.shape or {}
     if "num_hidden_layers" in shape and "hidden_size" in shape:
         text += f", {shape['num_hidden_layers']} layers {numbers.TIMES} {shape['hidden_size']}"
-    return _clip(text, 46)
-
-
-def _clip(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return text
