@@ -195,13 +195,17 @@ def make_events(plan: dict[str, Any], stop_at: tuple[int, int] | None) -> list[d
 def finishing(plan: dict[str, Any], index: int, stage: dict[str, Any]) -> list[dict[str, Any]]:
     loss = loss_at(index, 1.0, plan["strategy"]) + 0.03
     bits = loss / math.log(2) * 410_000 / 1_150_000
-    previous = plan["stages"][index - 1]["name"] if index else None
-    divergence = {
-        "previous": previous,
-        "kl_small_to_large": 0.21 - 0.03 * index,
-        "kl_large_to_small": 0.24 - 0.03 * index,
-        "top1_agreement": 0.71 + 0.02 * index,
-    }
+    earlier = [
+        {
+            "previous": other["name"],
+            "kl_small_to_large": 0.21 * (index - place) - 0.03 * index,
+            "kl_large_to_small": 0.24 * (index - place) - 0.03 * index,
+            "top1_agreement": 0.81 + 0.02 * index - 0.1 * (index - place),
+            "tokens": 8192,
+        }
+        for place, other in enumerate(plan["stages"][:index])
+        if plan["strategy"] == "progressive"
+    ]
     held_out = {
         "loss": loss,
         "perplexity": math.exp(loss),
@@ -237,6 +241,8 @@ def finishing(plan: dict[str, Any], index: int, stage: dict[str, Any]) -> list[d
                 },
                 {"prompt": "Exports:", "continuation": " oil, natural gas,\nfish; $4.1 billion (2019 est.)"},
             ],
-            "kl_from_previous": divergence if previous and plan["strategy"] == "progressive" else None,
+            "sampling": {"seed": 7, "temperature": 0.8, "top_p": 0.95, "max_new_tokens": 60},
+            "kl_from_previous": earlier[-1] if earlier else None,
+            "kl_from_earlier": earlier,
         },
     ]

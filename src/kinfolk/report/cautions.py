@@ -53,7 +53,8 @@ def _of_run(run: Run) -> list[Caution]:
         if stage.diverged:
             add("fault", f"Stage {name} diverged at step {stage.diverged.step:,}: {stage.diverged.fault.rstrip(',')}.")
         if stage.metrics.not_finite:
-            add("fault", f"{_count(stage.metrics.not_finite, 'figure')} of stage {name} are no finite numbers.")
+            figures = _count(stage.metrics.not_finite, "figure")
+            add("fault", f"Not a finite number in the metrics of stage {name}: {figures}.")
         if leaps := spikes(finite(stage.metrics.train or stage.metrics.patch)):
             add("warning", _leaps(name, leaps))
         if stage.state == "unfinished":

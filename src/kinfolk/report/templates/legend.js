@@ -22,16 +22,15 @@ const kinfolk = {};
   const swatch = (trace) => {
     const drawn = svg("svg", { width: 24, height: 12, viewBox: "-12 -6 24 12", "aria-hidden": "true" });
     const mode = trace.mode || "";
-    if (trace.type === "bar") drawn.append(svg("path", { d: "M-6,-5H6V5H-6Z", fill: trace.marker.color }));
+    const marker = { symbol: "circle", color: (trace.line || {}).color, ...trace.marker };
+    if (trace.type === "bar") drawn.append(svg("path", { d: "M-6,-5H6V5H-6Z", fill: marker.color }));
     if (mode.includes("lines")) {
       drawn.append(svg("path", { d: "M-12,0H12", fill: "none", stroke: trace.line.color, "stroke-width": 2.5, "stroke-dasharray": dashes[trace.line.dash] || "none" }));
     }
     if (mode.includes("markers")) {
-      const symbol = trace.marker.symbol || "circle";
-      const open = symbol.endsWith("-open");
       drawn.append(svg("path", {
-        d: shapes[symbol.replace("-open", "")] || shapes.circle, stroke: trace.marker.color, "stroke-width": 1.5,
-        fill: open ? "none" : trace.marker.color,
+        d: shapes[marker.symbol.replace("-open", "")] || shapes.circle, stroke: marker.color, "stroke-width": 1.5,
+        fill: marker.symbol.endsWith("-open") ? "none" : marker.color,
       }));
     }
     return drawn;
