@@ -119,33 +119,37 @@ def metrics(stage: dict[str, Any], index: int, strategy: str, until: int) -> str
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
+def write_run(
+    folder: Path,
+    strategy: str = "progressive",
+    stop_at: tuple[int, int] | None = None,
+    edit: Callable[[list[dict[str, Any]]], None] | None = None,
+    plan: dict[str, Any] | None = None,
+) -> Path:
+    """Write a run folder; `stop_at` (stage index, step) leaves it unfinished."""
+    plan = plan or make_plan(strategy)
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps(plan), "utf-8")
+    (folder / "family.yaml").write_text(f"name: demo\nstrategy: {strategy}\n", "utf-8")
+    events = make_events(plan, stop_at)
+    for index, stage in enumerate(plan["stages"]):
+        until = stage["steps"] if stop_at is None or index < stop_at[0] else stop_at[1] * (index == stop_at[0])
+        if until:
+            (folder / "stages" / stage["name"]).mkdir(parents=True)
+            text = metrics(stage, index, strategy, until)
+            (folder / "stages" / stage["name"] / "metrics.jsonl").write_text(text, "utf-8")
+    if edit:
+        edit(events)
+    (folder / "ledger.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events), "utf-8")
+    return folder
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Maker:
-    """A function that writes a run folder; `stop_at` (stage index, step) leaves it unfinished."""
+    """A function that writes a run folder of a name; see `write_run`."""
 
-    def make(
-        name: str = "demo",
-        strategy: str = "progressive",
-        stop_at: tuple[int, int] | None = None,
-        edit: Callable[[list[dict[str, Any]]], None] | None = None,
-        plan: dict[str, Any] | None = None,
-    ) -> Path:
-        folder = tmp_path / "runs" / name
-        plan = plan or make_plan(strategy)
-        folder.mkdir(parents=True)
-        (folder / "plan.json").write_text(json.dumps(plan), "utf-8")
-        (folder / "family.yaml").write_text(f"name: demo\nstrategy: {strategy}\n", "utf-8")
-        events = make_events(plan, stop_at)
-        for index, stage in enumerate(plan["stages"]):
-            until = stage["steps"] if stop_at is None or index < stop_at[0] else stop_at[1] * (index == stop_at[0])
-            if until:
-                (folder / "stages" / stage["name"]).mkdir(parents=True)
-                text = metrics(stage, index, strategy, until)
-                (folder / "stages" / stage["name"] / "metrics.jsonl").write_text(text, "utf-8")
-        if edit:
-            edit(events)
-        (folder / "ledger.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events), "utf-8")
-        return folder
+    def make(name: str = "demo", *arguments: Any, **options: Any) -> Path:
+        return write_run(tmp_path / "runs" / name, *arguments, **options)
 
     return make
 

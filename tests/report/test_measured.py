@@ -15,6 +15,7 @@ from kinfolk.report.consistency import alike
 from kinfolk.report.page import write_report
 from kinfolk.report.run import read_run
 from kinfolk.report.spikes import WINDOW, spikes
+from kinfolk.report.tasks import task_plot
 
 
 def warned(run: Path) -> list[tuple[str, str]]:
@@ -96,17 +97,31 @@ def test_a_garbled_measurement_is_named(make_run: Maker, name: str, text: str) -
 
 def result(member: str, value: float, **more: Any) -> dict[str, Any]:
     given = {"member": member, "task": "arc_easy", "metric": "acc", "value": value, "stderr": 0.01, "checkpoint": "f00"}
-    return {**given, "interval": [value - 0.02, value + 0.02], "examples": 2376, "version": 1, "limit": None, **more}
+    known = {"interval": [value - 0.02, value + 0.02], "examples": 2376, "version": "1.0", "limit": None, "shots": 0}
+    return {**given, **known, "higher_is_better": True, "part_of": None, "filter": "none", **more}
 
 
 def test_tasks_are_shown_with_their_intervals(make_run: Maker) -> None:
     run = make_run()
-    results = [result("small", 0.31), result("large", 0.42), result("large", 0.5, task="<b>", limit=20, interval=None)]
+    results = [
+        result("small", 0.31),
+        result("large", 0.42),
+        result("large", 0.5, task="<b>", limit=20, interval=None),
+        result("large", 0.77, task="part", part_of="group", filter="strict"),
+        result("small", 35.5, task="lambada", metric="perplexity", higher_is_better=False),
+        result("large", 0.0, task="nothing") | {"value": None},
+    ]
     keep(run, "tasks.json", {"format": 1, "results": results})
     page = write_report([run], run / "report.html").read_text("utf-8")
     assert 'data-task="arc_easy/acc"' in page and 'title="0.42">0.4200</data> <span class="soft">0.400 to 0.440' in page
-    assert "&lt;b&gt;" in page and "limited" in page and "2,376" in page
-    assert "have not been tested" not in page and '"tasks":{"result"' in page
+    assert "&lt;b&gt;" in page and "limited" in page and "2,376" in page and 'title="35.5"' in page
+    assert "have not been tested" not in page
+    parts = page[page.index("Parts of groups") :]
+    assert 'data-task="part/acc,strict"' in parts and 'data-task="arc_easy/acc"' not in parts
+    small, large = task_plot([read_run(run)]).views["result"]["data"]
+    assert (small["y"], small["x"]) == (["arc_easy"], [0.31]), "perplexities have another scale"
+    assert large["y"] == ["arc_easy", "&lt;b&gt;"]
+    assert large["error_x"]["arrayminus"] == pytest.approx([0.02, 0.0])
 
 
 def test_leaps_are_found_and_noise_is_not() -> None:

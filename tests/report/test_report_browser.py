@@ -1,12 +1,10 @@
-"""The page in a browser without a network; needs `chromium` on the path and the package `playwright`."""
+"""The page in a browser without a network: that it is whole, in every theme and width, whatever it is given."""
 
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import visit
 from synthetic_run import Maker
 from synthetic_schedules import end_measured, table, with_forecasts
 from typer.testing import CliRunner
@@ -14,54 +12,21 @@ from typer.testing import CliRunner
 from kinfolk.cli.app import app
 from kinfolk.report.page import write_report
 
-api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@dataclass
-class Visit:
-    page: Any
-    problems: list[str] = field(default_factory=list)
-    """Errors on the console, and requests for anything but the page."""
-
-
-def visit(browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> Visit:
-    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
-    found = Visit(context.new_page())
-    found.page.on("console", lambda message: found.problems.append(f"{message.type}: {message.text}"))
-    found.page.on("pageerror", lambda error: found.problems.append(str(error)))
-    found.page.on(
-        "request", lambda request: found.problems.append(request.url) if request.url != path.as_uri() else None
-    )
-    found.page.goto(path.as_uri())
-    found.page.wait_for_selector(".plot .main-svg")
-    return found
-
-
-@pytest.fixture
-def report(make_run: Maker, tmp_path: Path) -> Path:
-    return write_report([make_run(), make_run("alone", "independent")], tmp_path / "report.html")
-
 
 def test_desktop_and_dark_mode(browser: Any, report: Path) -> None:
     seen = visit(browser, report)
     page = seen.page
     headings = page.locator("main > section > h2").all_inner_texts()
     assert headings == [
-        "The answer", "Loss", "Stages", "Cost", "Members", "Growth checks", "Sample text", "Warnings", "Environment"
+        "The answer", "Loss", "Stages", "Cost", "Members", "Consistency", "Tasks", "Schedule", "Growth checks",
+        "Sample text", "Warnings", "Environment",
     ]  # fmt: skip
-    assert page.locator(".plot .main-svg").count() >= 2
-    assert page.locator(".plot .scatterlayer .js-line").count() == 12
-    assert page.locator("svg.tree circle").count() == 6
+    assert [link.get_attribute("href") for link in page.locator("nav a").all()] == [
+        f"#{section.get_attribute('id')}" for section in page.locator("main > section").all()
+    ]
+    assert page.locator("figure[data-plot=loss] .scatterlayer .js-line").count() == 6
+    assert page.locator("figure[data-plot=cost] .bars .point").count() == 6
+    assert page.locator(".tree circle").count() == 6
 
     def colours() -> list[str]:
         script = "[getComputedStyle(document.body).color, document.querySelector('.plot .js-line').style.stroke]"
@@ -74,22 +39,6 @@ def test_desktop_and_dark_mode(browser: Any, report: Path) -> None:
     page.get_by_role("button", name="Light colours").click()
     assert colours()[0] == light[0]
     page.pdf()
-    assert not seen.problems
-
-
-def test_controls_of_a_plot(browser: Any, report: Path) -> None:
-    seen = visit(browser, report)
-    page = seen.page
-    figure = page.locator("figure[data-plot=flops]")
-    script = "(() => { const full = document.querySelector('figure[data-plot=flops] .plot')._fullLayout;"
-    script += " return [full.xaxis.type, full.xaxis.title.text, full.yaxis.range[1]] })()"
-    kind, title, top = page.evaluate(script)
-    assert kind == "log" and "6ND" in title
-    figure.get_by_role("button", name="log x").press("Enter")
-    figure.get_by_role("button", name="matmul").click()
-    figure.get_by_role("button", name="whole loss range").click()
-    after = page.evaluate(script)
-    assert after[0] == "linear" and "matmul" in after[1] and after[2] > top
     assert not seen.problems
 
 
@@ -118,7 +67,8 @@ def test_hostile_text_does_not_run(browser: Any, make_run: Maker, tmp_path: Path
     seen = visit(browser, page, width=390)
     assert seen.page.evaluate("window.hacked") is None
     assert seen.page.locator("img, .plot a[href^=javascript]").count() == 0
-    assert seen.page.locator(".legendtext").first.text_content() == f"small, {plan_name}"
+    key = seen.page.locator("figure[data-plot=loss] .legend button").first
+    assert key.text_content() == f"small, {plan_name}"
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
     assert not seen.problems
 

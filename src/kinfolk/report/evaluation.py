@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -30,17 +30,21 @@ class Consistency(Record):
 
 
 class TaskResult(Record):
-    """One figure of one member on one task, with its interval."""
+    """One figure of one member on one task, with its 90 % interval."""
 
     member: str
     task: str
     metric: str
-    value: float
-    stderr: float | None = None
+    value: float | None
+    part_of: str | None = None
+    """The group of tasks that was asked for, of which this is a part."""
+    filter: str = "none"
     interval: tuple[float, float] | None = None
     examples: int | None = None
-    version: Any = None
-    limit: float | None = None
+    shots: int | None = None
+    version: str | None = None
+    limit: int | None = None
+    higher_is_better: bool | None = None
 
 
 class Tasks(Record):

@@ -31,7 +31,7 @@ def page_fields(runs: Sequence[Run], laws: Sequence[tuple[Run, LawView]]) -> dic
     tested = [run for run in runs if run.tasks]
     plots = [loss_plot(runs), cost_plot(runs), rate_plot(runs)]
     plots += ([forecast_plot(forecasts)] if forecasts else []) + ([outlook_plot(outlooks)] if outlooks else [])
-    plots += ([task_plot(tested)] if tested else []) + [plot for _, law in laws for plot in law.plots]
+    plots += [plot for plot in (task_plot(tested),) if not plot.empty] + [plot for _, law in laws for plot in law.plots]
     return {
         "plots": plots,
         "plot": {plot.key: plot for plot in plots},

@@ -20,8 +20,8 @@ DEVIATIONS = 7.0
 def spikes(points: Points) -> list[int]:
     """First steps of leaps: values in a row, each seven standard deviations or more above the mean of those before.
 
-    So OLMo 2 counts spikes (arXiv 2501.00656), there both ways, each value for itself, and over a longer window. A curve
-    that falls only makes this slower to speak; after `LEAST` steps above it, a level is the usual one.
+    So OLMo 2 counts spikes (arXiv 2501.00656), there both ways, each value for itself, and over a longer window.
+    A curve that falls only makes this slower to speak; after `LEAST` steps above it, a level is the usual one.
     """
     before: deque[float] = deque(maxlen=WINDOW)
     total = squares = 0.0

@@ -14,30 +14,22 @@ from kinfolk.report.run import Run
 class TaskRow:
     """One metric of one task."""
 
-    task: str
-    metric: str
-    version: str
-    examples: int | None
-    limited: bool
+    first: TaskResult
+    """One of its results, for what they have in common."""
     by_member: dict[str, TaskResult]
+
+    @property
+    def metric(self) -> str:
+        """With its filter, as lm-eval writes it, where it has one."""
+        return self.first.metric if self.first.filter == "none" else f"{self.first.metric},{self.first.filter}"
 
 
 def task_rows(run: Run) -> tuple[TaskRow, ...]:
     """A row for every metric, in the order in which they were measured."""
-    found: dict[tuple[str, str], list[TaskResult]] = {}
-    for result in run.tasks:
-        found.setdefault((result.task, result.metric), []).append(result)
-    return tuple(
-        TaskRow(
-            task=task,
-            metric=metric,
-            version="" if results[-1].version is None else str(results[-1].version),
-            examples=results[-1].examples,
-            limited=any(each.limit is not None for each in results),
-            by_member={each.member: each for each in results},
-        )
-        for (task, metric), results in found.items()
-    )
+    found: dict[tuple[object, ...], list[TaskResult]] = {}
+    for each in run.tasks:
+        found.setdefault((each.part_of, each.task, each.metric, each.filter, each.limit), []).append(each)
+    return tuple(TaskRow(results[0], {each.member: each for each in results}) for results in found.values())
 
 
 def tested_members(run: Run) -> tuple[str, ...]:
@@ -48,36 +40,36 @@ def tested_members(run: Run) -> tuple[str, ...]:
 
 
 def task_plot(runs: Sequence[Run]) -> Plot:
-    """Every member's first metric of every task, with its interval."""
+    """Every member on every task that was asked for, by its first metric of which more is better."""
     colours = stage_colours(runs)
     traces: list[dict[str, Any]] = []
     for number, run in enumerate(runs):
-        first = {row.task: row for row in reversed(task_rows(run))}
+        rows = [row for row in task_rows(run) if row.first.part_of is None and row.first.higher_is_better]
+        shown = {row.first.task: row for row in reversed(rows)}
         stages = {stage.plan.member: stage.plan.name for stage in run.member_stages}
         for member in tested_members(run):
-            results = [
-                (task, row.by_member[member]) for task, row in reversed(first.items()) if member in row.by_member
-            ]
+            results = [row.by_member[member] for row in reversed(shown.values()) if member in row.by_member]
+            known = [(result, result.value) for result in results if result.value is not None]
             name = as_shown(f"{member}, {run.name}" if len(runs) > 1 else member)
             colour = colours.get(stages.get(member, ""), "--soft")
-            traces.append(_trace(results, name, colour, SYMBOLS[number % len(SYMBOLS)]))
-    drawn = layout("result, with its interval", "", x_type="linear")
+            traces += [_trace(known, name, colour, SYMBOLS[number % len(SYMBOLS)])] if known else []
+    drawn = layout("result, with its 90 % interval", "", x_type="linear")
     drawn["yaxis"] |= {"type": "category", "autorange": "reversed", "title": {"text": ""}}
     views = {"result": {"data": traces, "layout": {**drawn, "scattermode": "group"}}}
     said = f"The figures are in the {'tables' if len(runs) > 1 else 'table'} below."
     return Plot("tasks", "Results on tasks", views, said, empty=not traces)
 
 
-def _trace(results: list[tuple[str, TaskResult]], name: str, colour: str, symbol: str) -> dict[str, Any]:
-    intervals = [result.interval or (result.value, result.value) for _, result in results]
-    values = [result.value for _, result in results]
+def _trace(results: list[tuple[TaskResult, float]], name: str, colour: str, symbol: str) -> dict[str, Any]:
+    values = [value for _, value in results]
+    intervals = [result.interval or (value, value) for result, value in results]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": name,
         "x": [short(value) for value in values],
-        "y": [as_shown(task) for task, _ in results],
-        "customdata": [as_shown(result.metric) for _, result in results],
+        "y": [as_shown(result.task) for result, _ in results],
+        "customdata": [as_shown(result.metric) for result, _ in results],
         "marker": {"color": colour, "size": 8, "symbol": symbol},
         "error_x": {
             "type": "data",
