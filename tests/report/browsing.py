@@ -35,6 +35,7 @@ class Visit:
 
 def visit(browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> Visit:
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
+    context.set_default_timeout(120_000)  # for machines that have other things to do
     found = Visit(context.new_page())
     found.page.on("console", lambda message: found.problems.append(f"{message.type}: {message.text}"))
     found.page.on("pageerror", lambda error: found.problems.append(str(error)))

@@ -1,5 +1,6 @@
 """The page in use: its controls by mouse and by keyboard, and what screen readers make of it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,34 @@ import pytest
 from browsing import Visit, visit
 
 LOSS = "document.querySelector('figure[data-plot=loss] .plot')"
+
+
+def ledger(report: Path, run: str, kind: str) -> list[dict[str, Any]]:
+    lines = (report.parent / run / "ledger.jsonl").read_text("utf-8").splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def test_what_the_browser_shows_is_what_the_ledger_says(seen: Visit, report: Path) -> None:
+    page = seen.page
+    finished = ledger(report, "demo", "stage_finished") + ledger(report, "alone", "stage_finished")
+    for figure, value in (
+        ("six-nd", lambda event: event["flops"]["six_nd"]),
+        ("seconds", lambda each: each["seconds"]),
+    ):
+        cells = page.locator(f"#cost tr[data-stage] [data-figure={figure}] data").all()
+        assert [float(cell.get_attribute("value")) for cell in cells] == [value(event) for event in finished]
+    members = ledger(report, "demo", "member_finished") + ledger(report, "alone", "member_finished")
+    cells = page.locator("#members [data-figure=bits-per-byte] data").all()
+    assert [float(cell.get_attribute("value")) for cell in cells] == [
+        event["held_out"]["bits_per_byte"] for event in members
+    ]
+    diamonds = "trace => trace.marker?.symbol === 'diamond'"
+    drawn = f"{LOSS}._fullData.filter({diamonds}).map(trace => [trace.x[0], trace.y[0]])"
+    costs = [event["flops"]["six_nd"] for event in finished]
+    ends = [costs[0], costs[0] + costs[1], sum(costs[:3]), *costs[3:]]
+    losses = [event["held_out"]["loss"] for event in members]
+    for found, expected in zip(page.evaluate(drawn), zip(ends, losses, strict=True), strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_controls_of_a_plot(seen: Visit) -> None:
@@ -117,6 +146,7 @@ def test_no_fault_that_axe_knows(browser: Any, report: Path, width: int, scheme:
 
 def test_a_page_without_scripts_shows_every_stage(browser: Any, report: Path) -> None:
     context = browser.new_context(java_script_enabled=False, offline=True)
+    context.set_default_timeout(120_000)
     page = context.new_page()
     page.goto(report.as_uri())
     assert all(each.is_visible() for each in page.locator(".detail").all()) and page.locator(".detail").count() == 6

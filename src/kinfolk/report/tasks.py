@@ -67,6 +67,9 @@ def _trace(results: list[tuple[TaskResult, float]], name: str, colour: str, symb
         "type": "scatter",
         "mode": "markers",
         "name": name,
+        # Members stand below each other within a task.
+        "orientation": "h",
+        "offsetgroup": name,
         "x": [short(value) for value in values],
         "y": [as_shown(result.task) for result, _ in results],
         "customdata": [as_shown(result.metric) for result, _ in results],
