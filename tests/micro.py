@@ -13,10 +13,12 @@ from typing import Any
 
 import yaml
 
+from kinfolk.build.ledger import Ledger
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import LoadedFamily, load_family
 from kinfolk.train.engine import MainStopped
 from kinfolk.train.interruption import Interrupted
+from kinfolk.train.monitor import read_metrics
 
 SMALL = {
     "num_hidden_layers": 1,
@@ -114,6 +116,21 @@ def members_of(run: Path) -> dict[str, bytes]:
 
 def leftovers(run: Path) -> list[Path]:
     return list(run.rglob("*.unfinished"))
+
+
+def check_whole(folder: Path, expected: dict[str, bytes]) -> None:
+    """A build is finished, with these members, and ledger, metrics and checkpoints are as they should be."""
+    assert members_of(folder) == expected
+    assert leftovers(folder) == []
+    ledger = Ledger(folder / "ledger.jsonl")
+    assert len(ledger.events("data_prepared")) == 1
+    assert ledger.events()[-1]["event"] == "build_finished"
+    for finished in ledger.events("stage_finished"):
+        folder_of_stage = folder / "stages" / finished["stage"]
+        records = read_metrics(folder_of_stage / "metrics.jsonl")
+        assert [each["step"] for each in records if "loss" in each] == list(range(1, finished["steps"] + 1))
+        assert len([each for each in records if "held_out_loss" in each]) == -(-finished["steps"] // 5)
+        assert len(list((folder_of_stage / "checkpoints").iterdir())) == 1
 
 
 def start_child(work: Callable[[], object], log: Path | None = None, **environment: str) -> int:

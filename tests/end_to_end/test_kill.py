@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from micro import RecordingView, exit_code, family, in_child, leftovers, members_of, start_child
+from micro import RecordingView, check_whole, exit_code, family, in_child, leftovers, start_child
 
 from kinfolk.build.build import build
 from kinfolk.build.ledger import Ledger
 from kinfolk.plan.strategies import plan_family
-from kinfolk.train.monitor import read_metrics
 
 Uninterrupted = tuple[Path, dict[str, bytes]]
 
@@ -51,20 +50,6 @@ def die_at(number: int) -> Callable[[], None]:
 
 
 def ignore() -> None: ...
-
-
-def check_whole(folder: Path, expected: dict[str, bytes]) -> None:
-    assert members_of(folder) == expected
-    assert leftovers(folder) == []
-    ledger = Ledger(folder / "ledger.jsonl")
-    assert len(ledger.events("data_prepared")) == 1
-    assert ledger.events()[-1]["event"] == "build_finished"
-    for finished in ledger.events("stage_finished"):
-        folder_of_stage = folder / "stages" / finished["stage"]
-        records = read_metrics(folder_of_stage / "metrics.jsonl")
-        assert [each["step"] for each in records if "loss" in each] == list(range(1, finished["steps"] + 1))
-        assert len([each for each in records if "held_out_loss" in each]) == -(-finished["steps"] // 5)
-        assert len(list((folder_of_stage / "checkpoints").iterdir())) == 1
 
 
 POINTS = [

@@ -16,6 +16,7 @@ import torch
 import transformers
 
 import kinfolk
+from kinfolk.build.damage import set_aside_damaged
 from kinfolk.build.finish import finish_member
 from kinfolk.build.forecast import check_forecast
 from kinfolk.build.ledger import only_build_in
@@ -37,7 +38,15 @@ from kinfolk.train.engine import Engine, MainStopped, Precision, alone, resolve_
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.model import empty_model, parameters_of
 from kinfolk.train.monitor import final_loss, read_metrics
-from kinfolk.train.stage import Trained, kept_checkpoints, loss_name, rows_of_rank, smallest_rows, train_stage
+from kinfolk.train.stage import (
+    NEWEST_KEPT,
+    Trained,
+    kept_checkpoints,
+    loss_name,
+    rows_of_rank,
+    smallest_rows,
+    train_stage,
+)
 
 
 def build(
@@ -71,6 +80,7 @@ def build(
             held.enter_context(interruption.deferred())
         engine.on_main(lambda: _claim(loaded, folder, engine, view, held, strategy, law))
         run = open_run(loaded, folder, strategy)
+        engine.on_main(lambda: set_aside_damaged(run, view.say))
         training, finishing = stages_to_train(run), unfinished_members(run)
         if not training and not finishing and run.ledger.events()[-1]["event"] == "build_finished":
             if engine.is_main:
@@ -183,8 +193,9 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
 def _start_stage(run: Run, stage: Stage, precision: Precision, view: BuildView) -> None:
     """See to it that the stage has a checkpoint to train from."""
     saves = run.checkpoints(stage.name)
-    checkpoint.tidy(saves, kept_checkpoints(stage, run.family.recipe))
     saved = checkpoint.latest(saves)
+    is_trained = saved is not None and checkpoint.step_of(saved) == stage.steps
+    checkpoint.tidy(saves, kept_checkpoints(stage, run.family.recipe), 1 if is_trained else NEWEST_KEPT)
     if saved is not None:
         step = checkpoint.position_of(saved).step
         run.ledger.append("stage_resumed", stage=stage.name, step=step)

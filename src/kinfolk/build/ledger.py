@@ -1,7 +1,6 @@
 """The ledger of a run: an append-only record of what started, finished, grew from what, and what it cost."""
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kinfolk.errors import KinfolkError
+from kinfolk.lines import line_of, read_lines
 
 
 class Ledger:
@@ -20,7 +20,7 @@ class Ledger:
 
     def append(self, event: str, **fields: Any) -> None:
         """Add one event; NaN and infinity are refused (ValueError)."""
-        line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, allow_nan=False)
+        line = line_of({"event": event, "time": round(time.time(), 3), **fields})
         with open(self._path, "a+b") as file:
             # A process killed while it wrote leaves half a line: end it, so that this event stands on its own.
             if file.tell() and not _ends_with_newline(file):
@@ -30,18 +30,13 @@ class Ledger:
             os.fsync(file.fileno())
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
-        """All whole events in order, or those of one kind; lines that a kill cut in half are passed over."""
-        if not self._path.exists():
-            return []
-        found = []
-        for line in self._path.read_text("utf-8", errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and "event" in record and event in (None, record["event"]):
-                found.append(record)
-        return found
+        """All whole events in order, or those of one kind; damaged lines, also half ones, are passed over."""
+        records = (record for _, record in read_lines(self._path).records)
+        return [record for record in records if "event" in record and event in (None, record["event"])]
+
+    def damaged(self) -> tuple[int, ...]:
+        """Numbers of the lines that are not what was written, or that a kill has cut in half."""
+        return read_lines(self._path).damaged
 
 
 def _ends_with_newline(file: Any) -> bool:

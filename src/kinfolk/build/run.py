@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from kinfolk import files
 from kinfolk.build.ledger import Ledger
-from kinfolk.data.tokens import TokenStore
+from kinfolk.data.tokens import DamagedStoreError, TokenStore
 from kinfolk.data.versions import Stores, joined, open_versions, prepare_versions
 from kinfolk.errors import KinfolkError
 from kinfolk.family.data import FIRST
@@ -94,13 +94,14 @@ def begin_run(
     members, versions = _added(record, family, folder) if record.exists() else ([], [])
     added = bool(members or versions)
     shutil.rmtree(folder / ("data" + files.UNFINISHED), ignore_errors=True)
-    stores = prepare_versions(family, loaded.folder, folder / "data", view.prepared, where=loaded.origin)
     ledger = Ledger(folder / "ledger.jsonl")
-    known = {event["version"] for event in ledger.events("version_prepared")}
-    if not ledger.events("data_prepared"):
-        ledger.append("data_prepared", **data_counts(stores[FIRST]), seconds=time.monotonic() - began)
+    known = _known_data(ledger)
+    stores = _prepared(loaded, family, folder, view, known)
+    if FIRST not in known:
+        first = stores[FIRST]
+        ledger.append("data_prepared", **data_counts(first), sha256=first.digest, seconds=time.monotonic() - began)
     for name in [name for name in stores if name not in (FIRST, *known)]:
-        ledger.append("version_prepared", version=name, **data_counts(stores[name]))
+        ledger.append("version_prepared", version=name, **data_counts(stores[name]), sha256=stores[name].digest)
     settled = _with_vocabulary(family, stores[FIRST])
     if added:
         _check_earlier_stages(record, settled, stores[FIRST], folder, strategy)
@@ -115,6 +116,43 @@ def begin_run(
         ledger.append(LAW_GIVEN, law=law.law.name, source=law.law.source)
     if added:
         ledger.append("extended", members=members, versions=versions)
+
+
+def _known_data(ledger: Ledger) -> dict[str, str | None]:
+    """The versions of the data that the run has, with what tells their tokens apart, which older ledgers lack."""
+    first = ledger.events("data_prepared")[-1:]
+    prepared = [(FIRST, *first), *((event["version"], event) for event in ledger.events("version_prepared"))]
+    return {name: event.get("sha256") for name, *events in prepared for event in events}
+
+
+def _prepared(
+    loaded: LoadedFamily, family: Family, folder: Path, view: BuildView, known: dict[str, str | None]
+) -> dict[str, TokenStore]:
+    """The tokenised data; where they are damaged and it can be told whether they come out the same, made again.
+
+    KinfolkError where other data would come out, also for data that somebody has deleted.
+    """
+
+    def prepare() -> dict[str, TokenStore]:
+        return prepare_versions(family, loaded.folder, folder / "data", view.prepared, where=loaded.origin)
+
+    try:
+        stores = prepare()
+    except DamagedStoreError as damage:
+        if not known or None in known.values() or damage.store.is_symlink():
+            raise
+        view.say(f"warning: {damage.where}: {damage.problem}; the data are tokenised again")
+        shutil.rmtree(folder / "data")
+        stores = prepare()
+    for name, digest in known.items():
+        if digest is not None and name in stores and stores[name].digest != digest:
+            raise KinfolkError(
+                f"the tokens of the {name} data are not those that this run was begun with",
+                where=str(folder / "data"),
+                fix="put back the texts, the tokenizer and the versions of libraries in data.json, and delete the "
+                "folder; or build into another --run",
+            )
+    return stores
 
 
 def _added(record: Path, family: Family, folder: Path) -> tuple[list[str], list[str]]:
@@ -200,7 +238,8 @@ def stages_to_train(run: Run) -> set[str]:
         )
 
     for stage in reversed(run.plan.stages):  # children first
-        gone = checkpoint.latest(run.checkpoints(stage.name)) is None
+        last = checkpoint.latest(run.checkpoints(stage.name))
+        gone = last is None or checkpoint.step_of(last) < stage.steps
         if stage.name not in lost and (stage.name not in finished or (gone and is_needed(stage))):
             found.add(stage.name)
     return found

@@ -25,6 +25,7 @@ from kinfolk.cli.report import report
 from kinfolk.cli.schedule import schedule
 from kinfolk.cli.transfer import transfer
 from kinfolk.errors import KinfolkError
+from kinfolk.machine_faults import machine_fault
 
 app = typer.Typer(
     name="kinfolk",
@@ -50,7 +51,13 @@ def main() -> None:
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(141)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+    except Exception as error:
+        fault = machine_fault(error)
+        if fault is not None:
+            print(f"error: {fault}", file=sys.stderr)
+        elif isinstance(error, OSError):
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        else:
+            raise
         sys.exit(1)

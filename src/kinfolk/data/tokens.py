@@ -11,6 +11,7 @@
 Every document begins with the separator: <|endoftext|> and then the document's tokens.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -45,8 +46,16 @@ Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, how many bytes of text are done, and how many there are in all, if that is known."""
 
 _FORMAT = 1
-_HASHED_ON_OPEN = 16_000_000
+_HASHED_ON_OPEN = 256_000_000
 _RENEW = "delete the folder; the next build tokenises the data again"
+
+
+class DamagedStoreError(KinfolkError):
+    """A store of tokens is not what was written."""
+
+    def __init__(self, problem: str, store: Path) -> None:
+        super().__init__(problem, where=str(store), fix=_RENEW)
+        self.store = store
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,8 @@ class TokenStore:
     separator_id: int
     vocab_size: int
     """Rows that an embedding needs at least."""
+    digest: str = ""
+    """SHA-256 of the hashes of all files: the same for the same tokens."""
 
     @property
     def tokenizer(self) -> Path:
@@ -124,7 +135,7 @@ def check_unchanged(target: Path, made_from: dict[str, Any], where: str) -> dict
 def open_store(target: Path) -> TokenStore:
     """Open a store that `prepare` wrote.
 
-    KinfolkError if a file is missing or not of the size it had, or if a file below 16 MB has other contents.
+    DamagedStoreError if a file is missing or not of the size it had, or if a file below 256 MB has other contents.
     """
     manifest = _read_manifest(target)
     for name, expected in manifest["files"].items():
@@ -132,9 +143,9 @@ def open_store(target: Path) -> TokenStore:
         size = path.stat().st_size if path.is_file() else None
         if size != expected["size"]:
             found = "is missing" if size is None else f"has {size} bytes instead of {expected['size']}"
-            raise KinfolkError(f"{name} {found}", where=str(target), fix=_RENEW)
+            raise DamagedStoreError(f"{name} {found}", target)
         if size < _HASHED_ON_OPEN and sha256(path) != expected["sha256"]:
-            raise KinfolkError(f"{name} is not what was written", where=str(target), fix=_RENEW)
+            raise DamagedStoreError(f"{name} is not what was written", target)
     train, train_documents = _map(target, "train", manifest["dtype"])
     held_out, held_out_documents = _map(target, "held_out", manifest["dtype"])
     return TokenStore(
@@ -145,6 +156,7 @@ def open_store(target: Path) -> TokenStore:
         held_out_documents=held_out_documents,
         separator_id=manifest["separator_id"],
         vocab_size=manifest["vocab_size"],
+        digest=_digest(manifest["files"]),
     )
 
 
@@ -178,25 +190,22 @@ def write_parts(
             f"{where}: tokenizer",
         )
     files = sorted(path for path in target.rglob("*") if path.is_file())
-    write_json(
-        target / "data.json",
-        {
-            "format": _FORMAT,
-            "dtype": dtype.str,
-            "vocab_size": entries,
-            "separator_id": separator,
-            "parts": {part.name: part.counts() for part in (train, held_out)},
-            "made_from": made_from,
-            "versions": {
-                "python": platform.python_version(),
-                **{name: importlib.metadata.version(name) for name in ("numpy", "tokenizers", "transformers")},
-            },
-            "files": {
-                path.relative_to(target).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
-                for path in files
-            },
+    manifest = {
+        "format": _FORMAT,
+        "dtype": dtype.str,
+        "vocab_size": entries,
+        "separator_id": separator,
+        "parts": {part.name: part.counts() for part in (train, held_out)},
+        "made_from": made_from,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("numpy", "tokenizers", "transformers")},
         },
-    )
+        "files": {
+            path.relative_to(target).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)} for path in files
+        },
+    }
+    write_json(target / "data.json", manifest | {"sha256": _digest(manifest)})
     return train.tokens
 
 
@@ -272,11 +281,18 @@ def check_length(family: Family, tokens: int, where: str) -> None:
 def _read_manifest(target: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((target / "data.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise KinfolkError(f"data.json cannot be read: {error}", where=str(target), fix=_RENEW) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedStoreError(f"data.json cannot be read: {error}", target) from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise KinfolkError("the tokens are of another version of kinfolk", where=str(target), fix=_RENEW)
+        raise DamagedStoreError("the tokens are of another version of kinfolk", target)
+    if manifest.pop("sha256", None) not in (None, _digest(manifest)):  # older stores have none
+        raise DamagedStoreError("data.json is not what was written", target)
     return manifest
+
+
+def _digest(value: Any) -> str:
+    """SHA-256 of a value, however it is laid out as JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _map(target: Path, part: str, dtype: str) -> tuple[NDArray[np.unsignedinteger], Documents]:

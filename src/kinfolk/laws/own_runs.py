@@ -8,6 +8,7 @@ from typing import Any
 from kinfolk.errors import KinfolkError
 from kinfolk.family.data import FIRST
 from kinfolk.laws.tables import Row
+from kinfolk.lines import parse_lines
 
 
 def own_rows(folder: Path) -> tuple[list[Row], list[str]]:
@@ -98,7 +99,7 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _finished(path: Path) -> list[dict[str, Any]]:
-    """The last record of each finished member; lines that a kill cut in half are passed over."""
+    """The last record of each finished member; damaged lines are passed over."""
     try:
         text = path.read_text("utf-8", errors="replace")
     except OSError as error:
@@ -106,11 +107,7 @@ def _finished(path: Path) -> list[dict[str, Any]]:
             f"{path.name} cannot be read ({error.strerror})", where=str(path.parent), fix="go on with the build"
         ) from error
     found: dict[str, dict[str, Any]] = {}
-    for line in text.splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and record.get("event") == "member_finished":
+    for _, record in parse_lines(text).records:
+        if record.get("event") == "member_finished":
             found[str(record.get("member"))] = record
     return list(found.values())

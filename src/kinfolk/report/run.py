@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from kinfolk.errors import KinfolkError
+from kinfolk.lines import parse_lines
 from kinfolk.report.evaluation import Consistency, TaskResult, read_consistency, read_tasks
 from kinfolk.report.events import (
     EVENTS,
@@ -188,8 +189,8 @@ def _plan(path: Path) -> Plan:
 
 def _ledger(path: Path) -> tuple[list[Event], tuple[int, ...]]:
     events: list[Event] = []
-    records, damaged = _json_lines(_text(path))
-    for number, record in records:
+    lines = parse_lines(_text(path))
+    for number, record in lines.records:
         kind = EVENTS.get(str(record.get("event")))
         if kind is None:
             continue
@@ -197,28 +198,7 @@ def _ledger(path: Path) -> tuple[list[Event], tuple[int, ...]]:
             events.append(kind.model_validate(record))
         except ValidationError as error:
             raise _garbled(path, error, f"line {number} ({record['event']}): ") from error
-    return events, damaged
-
-
-def _json_lines(text: str) -> tuple[list[tuple[int, dict[str, Any]]], tuple[int, ...]]:
-    """The objects of a .jsonl with their line numbers, and the numbers of lines that hold none.
-
-    A process that was killed leaves half a line, and one that goes on later writes behind it.
-    """
-    records: list[tuple[int, dict[str, Any]]] = []
-    damaged: list[int] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if isinstance(record, dict):
-            records.append((number, record))
-        else:
-            damaged.append(number)
-    return records, tuple(damaged)
+    return events, lines.damaged
 
 
 def _garbled(path: Path, error: ValidationError, line: str = "") -> KinfolkError:
@@ -234,7 +214,7 @@ def _stage(folder: Path, plan: PlannedStage, events: list[Event]) -> StageRun:
         return next((event for event in reversed(own) if isinstance(event, kind)), None)
 
     path = folder / "stages" / plan.name / "metrics.jsonl"
-    records, damaged = _json_lines(_text(path)) if path.is_file() else ([], ())
+    lines = parse_lines(_text(path) if path.is_file() else "")
     return StageRun(
         plan=plan,
         started=last(StageStarted),
@@ -244,5 +224,5 @@ def _stage(folder: Path, plan: PlannedStage, events: list[Event]) -> StageRun:
         forecast=last(ForecastChecked),
         diverged=last(StageDiverged),
         interruptions=tuple(event for event in own if isinstance(event, Interrupted | StageResumed)),
-        metrics=metrics_of((record for _, record in records), len(damaged)),
+        metrics=metrics_of((record for _, record in lines.records), len(lines.damaged)),
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kinfolk.errors import KinfolkError
+from kinfolk.lines import read_lines
 from kinfolk.schedule.run import Run
 from kinfolk.schedule.shapes import Array, NamedSchedule, Schedule, Steps, rates
 
@@ -159,18 +160,8 @@ def _curve(folder: Path, lineage: list[dict[str, Any]]) -> tuple[Steps, Array, i
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines up to a line that a kill cut in half."""
-    found: list[dict[str, Any]] = []
-    if not path.is_file():
-        return found
-    for line in path.read_text("utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break
-        if isinstance(record, dict):
-            found.append(record)
-    return found
+    """The whole records of a file of JSON lines; none where it is missing."""
+    return [record for _, record in read_lines(path).records]
 
 
 def plan_of(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save
@@ -67,9 +68,13 @@ class Saving:
     position: Position
     has_optimizer: bool
     kept: Checkpoints
+    newest: int
+    """How many of the newest there are afterwards."""
     engine: Engine
     hashes: Future[dict[str, str]]
     """Of the files that this process wrote, by name, once it has."""
+    discard: Callable[[], None]
+    """Removes what is there of it."""
 
     @property
     def is_written(self) -> bool:
@@ -78,26 +83,36 @@ class Saving:
 
     def finish(self) -> Path:
         """Wait for every process's part and give the checkpoint its name; every process calls this."""
-        hashes = {name: digest for part in self.engine.gather(self.hashes.result()) for name, digest in part.items()}
+        try:
+            parts = self.engine.gather(self.hashes.result())
+            hashes = {name: digest for part in parts for name, digest in part.items()}
 
-        def publish() -> None:
-            _write_state(self.unfinished, self.position, self.has_optimizer, hashes)
-            files.flush_directory(self.unfinished)
-            files.publish(self.unfinished, self.target)
-            tidy(self.target.parent, self.kept)
+            def publish() -> None:
+                _write_state(self.unfinished, self.position, self.has_optimizer, hashes)
+                files.flush_directory(self.unfinished)
+                files.publish(self.unfinished, self.target)
+                tidy(self.target.parent, self.kept, self.newest)
 
-        self.engine.on_main(publish)
+            self.engine.on_main(publish)
+        except BaseException:
+            self.discard()
+            raise
         return self.target
 
 
 def save(
-    folder: Path, tensors: dict[str, Tensor], position: Position, engine: Engine, kept: Checkpoints = NEWEST
+    folder: Path,
+    tensors: dict[str, Tensor],
+    position: Position,
+    engine: Engine,
+    kept: Checkpoints = NEWEST,
+    newest: int = 1,
 ) -> Path:
     """Write a checkpoint `step-N` into `folder`, then `tidy`; every process of the engine takes part.
 
-    `folder` must not hold that step yet.
+    `folder` must not hold that step yet. Never are there more than `newest` and 1, and what else is `kept`, at once.
     """
-    return begin_save(folder, tensors, position, engine, kept, in_background=False).finish()
+    return begin_save(folder, tensors, position, engine, kept, newest, in_background=False).finish()
 
 
 def begin_save(
@@ -106,6 +121,7 @@ def begin_save(
     position: Position,
     engine: Engine,
     kept: Checkpoints = NEWEST,
+    newest: int = 1,
     *,
     in_background: bool,
 ) -> Saving:
@@ -120,21 +136,30 @@ def begin_save(
         tidy(folder, kept)
         unfinished.mkdir(parents=True)
 
-    engine.on_main(begin)
+    def discard() -> None:
+        if engine.is_main:
+            shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk, what is half-written is in the way
+
     contents = tensors | {"random.cpu": torch.get_rng_state()}
-    writer = HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
     alone = engine.world_size == 1
     writing: Future[Any] = Future()
-    with _no_warning_of_one_process():
-        if in_background:
-            started = async_save(contents, storage_writer=writer, process_group=engine.saving, no_dist=alone)
-            assert isinstance(started, Future)
-            writing = started
-        else:
-            dcp_save(contents, storage_writer=writer, no_dist=alone)
-            writing.set_result(None)
+    try:
+        engine.on_main(begin)
+        writer = HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
+        with _called_by_one_or_many():
+            if in_background:
+                started = async_save(contents, storage_writer=writer, process_group=engine.saving, no_dist=alone)
+                assert isinstance(started, Future)
+                writing = started
+            else:
+                dcp_save(contents, storage_writer=writer, no_dist=alone)
+                writing.set_result(None)
+    except BaseException:
+        discard()
+        raise
     has_optimizer = any(name.startswith("optimizer.") for name in tensors)
-    return Saving(target, unfinished, position, has_optimizer, kept, engine, _hashed_after(writing, unfinished, engine))
+    hashes = _hashed_after(writing, unfinished, engine)
+    return Saving(target, unfinished, position, has_optimizer, kept, newest, engine, hashes, discard)
 
 
 def _hashed_after(writing: Future[Any], folder: Path, engine: Engine) -> Future[dict[str, str]]:
@@ -145,7 +170,8 @@ def _hashed_after(writing: Future[Any], folder: Path, engine: Engine) -> Future[
 
     def take(written: Future[Any]) -> None:
         try:
-            written.result()
+            with _called_by_one_or_many():
+                written.result()
             hashes.set_result({path.name: files.sha256(path) for path in sorted(folder.glob(mine))})
         except BaseException as error:
             hashes.set_exception(error)
@@ -165,13 +191,31 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def tidy(folder: Path, kept: Checkpoints) -> None:
+def set_aside_damaged(folder: Path) -> list[KinfolkError]:
+    """Rename the newest checkpoints that are damaged, until one is whole; returns what is wrong with each.
+
+    They are then called damaged-step-N, count as none, and can be deleted.
+    """
+    found: list[KinfolkError] = []
+    while (newest := latest(folder)) is not None:
+        try:
+            verify(newest)
+            break
+        except KinfolkError as error:
+            aside = newest.with_name(f"damaged-{newest.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            newest.rename(aside)
+            found.append(error)
+    return found
+
+
+def tidy(folder: Path, kept: Checkpoints, newest: int = 1) -> None:
     """Remove what a killed process left half-written, and every whole checkpoint that need not be kept.
 
-    The newest is kept, and the last `kept.keep` of those at multiples of `kept.steps`.
+    The `newest` so many are kept, and the last `kept.keep` of those at multiples of `kept.steps`.
     """
     whole, even = checkpoints(folder), spaced(folder, kept.steps)
-    stays = {*whole[-1:], *even[max(0, len(even) - kept.keep) :]}
+    stays = {*whole[-newest:], *even[max(0, len(even) - kept.keep) :]}
     for leftover in [*folder.glob("step-*" + files.UNFINISHED), *(path for path in whole if path not in stays)]:
         shutil.rmtree(leftover)
 
@@ -232,7 +276,7 @@ def load(checkpoint: Path, tensors: dict[str, Tensor], engine: Engine) -> None:
     """
     _verify_together(checkpoint, engine)
     contents = tensors | {"random.cpu": torch.get_rng_state()}
-    with _no_warning_of_one_process():
+    with _called_by_one_or_many():
         dcp_load(contents, storage_reader=HuggingFaceStorageReader(str(checkpoint)), no_dist=engine.world_size == 1)
     torch.set_rng_state(contents["random.cpu"])
 
@@ -265,8 +309,11 @@ def _damaged(path: Path, problem: str) -> KinfolkError:
 
 
 @contextmanager
-def _no_warning_of_one_process() -> Iterator[None]:
-    """DCP warns when it runs without a process group; here it is meant to."""
+def _called_by_one_or_many() -> Iterator[None]:
+    """DCP warns when it runs without a process group, as it is meant to here, and wraps what went wrong by rank."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        yield
+        try:
+            yield
+        except CheckpointException as error:  # no Exception, which nobody expects of a full disk
+            raise next(failure for failure, _ in error.failures.values()) from None

@@ -1,6 +1,5 @@
 """What a stage says about itself while it trains: metrics.jsonl, TensorBoard, and whoever watches live."""
 
-import json
 import math
 import os
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any, Protocol, Self, TextIO
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from kinfolk import files
+from kinfolk.lines import line_of, read_lines
 
 Outlook = Callable[[int, float, float], dict[str, float]]
 """What somebody says of a stage after so many steps, of its held-out loss and its seconds so far."""
@@ -37,15 +37,19 @@ class Monitor:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def _keep_before(self, first_step: int) -> None:
-        """Drop the lines of steps that will be done again, and a last line that a kill cut in half."""
-        kept = [record for record in read_metrics(self._path) if record["step"] <= first_step]
-        files.write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+        """Drop the lines of steps that will be done again, and those that are damaged or cut in half by a kill."""
+        lines = read_lines(self._path)
+        kept = {number: record for number, record in lines.records if _step(record) <= first_step}
+        damaged = [str(number) for number in lines.damaged if number < max(kept, default=0)]
+        if damaged:
+            self._view.say(f"warning: {self._path} is damaged: what stood in line {', '.join(damaged)} is lost")
+        files.write_text(self._path, "".join(line_of(record) + "\n" for record in kept.values()))
 
     def record(self, record: dict[str, Any]) -> None:
         """Write one step's record: `step` (done so far), and losses, rates, forecasts by name."""
         if not all(math.isfinite(value) for value in record.values()):
             raise ValueError(f"a metric is not finite: {record}")
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(line_of(record) + "\n")
         for key, value in record.items():
             if key != "step":
                 self._board.add_scalar(key, value, record["step"])
@@ -63,24 +67,21 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._board.close()
+        try:
+            self._file.close()
+        finally:
+            self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl in order; a damaged line ends the reading, as everything after it is suspect."""
-    records: list[dict[str, Any]] = []
-    if not path.exists():
-        return records
-    for line in path.read_text("utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            break
-        records.append(record)
-    return records
+    """The records of a metrics.jsonl in order; what stood in a damaged line is missing."""
+    return [record for _, record in read_lines(path).records if math.isfinite(_step(record))]
+
+
+def _step(record: dict[str, Any]) -> float:
+    """The steps done before a record was made; infinity where it does not say."""
+    step = record.get("step")
+    return step if isinstance(step, int) else math.inf
 
 
 def final_loss(records: list[dict[str, Any]], name: str = "loss") -> float:

@@ -37,6 +37,8 @@ class Course:
     """What to keep beside the newest."""
     remedy: str
     """What to do when the loss is not finite."""
+    newest: int = 1
+    """How many of the newest checkpoints there are between two saves, until the last."""
 
     @property
     def checkpoints(self) -> Path:
@@ -171,9 +173,9 @@ class Resumable:
         if self._monitor:
             self._monitor.flush()
         course = self._course
-        begin = partial(
-            checkpoint.begin_save, course.checkpoints, self._tensors, self.position, self._engine, course.kept
-        )
+        newest = course.newest if self.position.step < course.steps else 1
+        where = course.checkpoints, self._tensors, self.position, self._engine
+        begin = partial(checkpoint.begin_save, *where, course.kept, newest)
         self._unfinished = self._saving.timed(partial(begin, in_background=in_background))
         if not in_background:
             self._complete()

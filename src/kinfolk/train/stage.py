@@ -26,6 +26,9 @@ from kinfolk.train.rate import learning_rate
 from kinfolk.train.resumable import Course, Resumable
 from kinfolk.train.update import make_update
 
+NEWEST_KEPT = 2
+"""Checkpoints of a stage in training: should the newest be damaged, there is the one before it."""
+
 HELD_OUT_SEQUENCES = 32
 """Sequences of the quick held-out loss that is logged during training."""
 
@@ -80,6 +83,7 @@ def train_stage(
         kept=kept_checkpoints(stage, recipe),
         remedy=f"lower recipe.peak_learning_rate (now {stage.rate.peak:g} at its peak), lengthen the warm-up, or set "
         "recipe.precision to float32, and build into another --run",
+        newest=NEWEST_KEPT,
     )
     watch = Watch(model.config.vocab_size)
     training = Resumable(course, model, optimizer, watch, engine, view, interruption)
