@@ -1,6 +1,7 @@
 """What every page holds: plotly, our own script, the figures as data, and a policy that lets nothing else run."""
 
 import base64
+import errno
 import hashlib
 import json
 import re
@@ -46,9 +47,8 @@ def write_page(environment: Environment, template: str, target: Path, plots: Seq
     try:
         files.write_text(target, as_text(page))
     except OSError as error:
-        raise KinfolkError(
-            f"the page cannot be written ({error.strerror})", where=str(target), fix="give a place you may write to"
-        ) from error
+        fix = "free some space" if error.errno == errno.ENOSPC else "give a place you may write to"
+        raise KinfolkError(f"the page cannot be written ({error.strerror})", where=str(target), fix=fix) from error
     return target
 
 
