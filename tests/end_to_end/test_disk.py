@@ -61,13 +61,13 @@ def test_a_disk_that_is_full_again_and_again(uninterrupted: Uninterrupted, tmp_p
     loaded, disk = family(uninterrupted[0]), tmp_path / "disk"
 
     def work() -> None:
-        size, step, full = 60_000, 72_000, 0
+        size, full = 50_000, 0
         assert own_disk(disk, size)
         while (code := exit_code(start_child(lambda: command(Path(loaded.origin), disk / "run")))) != 0:
             assert code in (1, 2), code  # 2 where only the report is left to write
             assert leftovers(disk) == []
-            full, size = full + 1, size + step
-            assert full < 60 and mount(disk, MS_REMOUNT, f"size={size}")
+            full, size = full + 1, size * 7 // 5
+            assert full < 30 and mount(disk, MS_REMOUNT, f"size={size}")
         check_whole(disk / "run", uninterrupted[1])
         print("times full:", full)
 

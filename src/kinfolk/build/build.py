@@ -36,6 +36,7 @@ from kinfolk.train import checkpoint
 from kinfolk.train.divergence import DivergedError
 from kinfolk.train.engine import Engine, MainStopped, Precision, alone, resolve_precision, start_engine
 from kinfolk.train.interruption import Interrupted, Interruption
+from kinfolk.train.memory import memory_for, weights_fix
 from kinfolk.train.model import empty_model, parameters_of
 from kinfolk.train.monitor import final_loss, read_metrics
 from kinfolk.train.stage import (
@@ -150,7 +151,8 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
     if stage.steps == 0:
         engine.on_main(lambda: _record_stage(run, stage, Trained(0.0, 0.0, 0.0)))
         return
-    model = empty_model(stage_config(stage, run.family, run.store))
+    with memory_for("the weights", stage.name, weights_fix(engine)):
+        model = empty_model(stage_config(stage, run.family, run.store))
     context, recipe, folder = run.family.model.context_length, run.family.recipe, run.stages / stage.name
     rates = stage_rates(run.plan, stage.name, run.family.model.architecture, parameters_of(model))
     factors = run.family.factors(stage.shape)
@@ -195,7 +197,8 @@ def _start_stage(run: Run, stage: Stage, precision: Precision, view: BuildView) 
     saves = run.checkpoints(stage.name)
     saved = checkpoint.latest(saves)
     is_trained = saved is not None and checkpoint.step_of(saved) == stage.steps
-    checkpoint.tidy(saves, kept_checkpoints(stage, run.family.recipe), 1 if is_trained else NEWEST_KEPT)
+    kept = kept_checkpoints(stage, run.family.recipe, is_trained)
+    checkpoint.tidy(saves, kept, 1 if is_trained else NEWEST_KEPT)
     if saved is not None:
         step = checkpoint.position_of(saved).step
         run.ledger.append("stage_resumed", stage=stage.name, step=step)
@@ -229,6 +232,8 @@ def _record_stage(run: Run, stage: Stage, trained: Trained, outlook: Outlook | N
         epochs=trained.epochs,
         seconds=trained.seconds,
         checkpoint_seconds=trained.checkpoint_seconds,
+        spikes=sum("spike" in record for record in records),
+        rollbacks=sum("rolled_back_to" in record for record in records),
         flops=stage_flops(run.family, stage),
         not_forecast=None if forecast or outlook is None else outlook.why,
         **{f"final_{name}": final_loss(records, name) if stage.steps else None},

@@ -9,11 +9,11 @@ from kinfolk.build.origin import load_stage_model
 from kinfolk.build.run import BuildView, Run, data_counts
 from kinfolk.data.versions import joined
 from kinfolk.evaluate.consistency import adjacent_kl
+from kinfolk.evaluate.load import load_checkpoint
 from kinfolk.evaluate.loss import held_out_documents, score
 from kinfolk.evaluate.samples import TEMPERATURE, TOP_P, sample_text
 from kinfolk.family.data import FIRST
 from kinfolk.plan.stages import Stage
-from kinfolk.train import checkpoint
 from kinfolk.train.engine import Engine, alone
 from kinfolk.train.stage import held_out_sample
 
@@ -63,14 +63,14 @@ def finish_member(run: Run, stage: Stage, engine: Engine, view: BuildView) -> No
 def _kl_from_earlier(run: Run, stage: Stage, model: PreTrainedModel, engine: Engine) -> list[dict[str, Any]]:
     """How far the predictions of every member before this one, or version of it, are from this one's.
 
-    Members whose last state has been removed since are left out.
+    They are read as they were exported; members whose folder has been removed since are left out.
     """
     sequences = held_out_sample(run.store, run.family.model.context_length)
     found = []
     for earlier in _earlier_members(run, stage):
-        if checkpoint.latest(run.checkpoints(earlier.name)) is None:
+        if earlier.member is None or not run.member(earlier.member).is_dir():
             continue
-        small = load_stage_model(earlier, run.family, run.store, run.stages)
+        small, _ = load_checkpoint(run.member(earlier.member), "cpu")
         engine.place(small)
         found.append({"previous": earlier.member, **adjacent_kl(small, model, sequences, engine.device).to_dict()})
     return found

@@ -163,7 +163,15 @@ def _added(record: Path, family: Family, folder: Path) -> tuple[list[str], list[
     recorded = load_family(str(record)).family
     members, versions = recorded.members, recorded.data.versions
     data = family.data.model_copy(update={"versions": family.data.versions[: len(versions)]})
-    beginning = family.model_copy(update={"members": family.members[: len(members)], "data": data})
+    # How much is computed at once, like the number of processes, is of the machine and not of what is built.
+    at_once = {"sequences_per_micro_batch": recorded.recipe.sequences_per_micro_batch}
+    beginning = family.model_copy(
+        update={
+            "members": family.members[: len(members)],
+            "data": data,
+            "recipe": family.recipe.model_copy(update=at_once),
+        }
+    )
     difference = first_difference(dump_family(recorded), dump_family(beginning))
     if difference:
         raise KinfolkError(

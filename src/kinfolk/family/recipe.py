@@ -69,6 +69,17 @@ class Checkpoints(Spec):
         return self
 
 
+class Spikes(Spec):
+    """What is done about a step whose loss is far above those before it; see `kinfolk.train.spikes`."""
+
+    action: Literal["report", "rollback"] = "report"
+    """Say so only; or go back to an earlier checkpoint as well, and leave out the steps up to the spike."""
+    deviations: float = Field(default=7.0, ge=3)
+    """A spike is so many standard deviations above the line through the last 64 losses."""
+    most: int = Field(default=8, ge=1, le=1000)
+    """Of how many spikes a stage is rolled back; further ones are said only."""
+
+
 class BatchWarmup(Spec):
     """Small batches at the beginning of every member that is trained from scratch; see `kinfolk.plan.batches`."""
 
@@ -102,6 +113,7 @@ class Recipe(Spec):
     held_out_every_steps: int | None = Field(default=None, ge=1)
     """Steps between two quick held-out losses; by default twenty times a stage."""
     checkpoints: Checkpoints = Checkpoints()
+    spikes: Spikes = Spikes()
     max_epochs: float = Field(default=4.0, gt=0)
     """A plan that reads its training data more often than this warns. Up to 4 times, repeated data are nearly as good
     as new (Muennighoff et al., arXiv 2305.16264, section 6)."""
@@ -113,6 +125,16 @@ class Recipe(Spec):
                 f"the rule {self.peak_rule} says how peaks fall, and an exponent would lower them a second time",
                 field="peak_exponent",
                 fix="set it to 0, or peak_rule to exponent",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _returns(self) -> Self:
+        if self.spikes.action == "rollback" and self.checkpoints.steps is None:
+            raise MisfitError(
+                "what a run goes back to must not depend on the clock, or no run could be repeated",
+                field="spikes.action",
+                fix="set checkpoints.steps as well, for example to 100",
             )
         return self
 

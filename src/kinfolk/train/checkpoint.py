@@ -49,6 +49,8 @@ class Position:
     """Tokens of a position in this stage."""
     token_ready: bool = True
     """Whether the weights are a language model: false since patches were read, until tokens are read again."""
+    rollbacks: int = 0
+    """Spikes of this stage that it went back for."""
 
 
 def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:

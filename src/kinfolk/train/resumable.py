@@ -14,13 +14,14 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from kinfolk.family.recipe import Checkpoints
+from kinfolk.family.recipe import Checkpoints, Spikes
 from kinfolk.train import checkpoint
 from kinfolk.train.divergence import DivergedError, Watch
 from kinfolk.train.engine import Engine
 from kinfolk.train.interruption import Interrupted, Interruption
-from kinfolk.train.monitor import Monitor, View
+from kinfolk.train.monitor import Monitor, View, read_metrics
 from kinfolk.train.saving import SavingClock
+from kinfolk.train.spikes import SpikeWatch
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,15 @@ class Course:
     saving: Checkpoints
     """When to save."""
     kept: Checkpoints
-    """What to keep beside the newest."""
+    """What to keep beside the newest at the end."""
     remedy: str
     """What to do when the loss is not finite."""
+    spikes: Spikes | None = None
+    """What is done about a loss far above those before; None where nobody looks."""
+    loss_name: str = "loss"
+    """What the metrics call the loss that is watched."""
+    kept_meanwhile: Checkpoints | None = None
+    """What to keep beside the newest until then, where that differs."""
     newest: int = 1
     """How many of the newest checkpoints there are between two saves, until the last."""
 
@@ -76,9 +83,12 @@ class Resumable:
         wanted = self._tensors if checkpoint.has_optimizer(kept) else checkpoint.tensors_of(model, None)
         checkpoint.load(kept, wanted, engine)
         self._kept = kept
+        self.spike: dict[str, float] = {}
+        """What to record of the last step if its loss was a spike."""
         self.position = self.first = self.saved = checkpoint.position_of(kept)
         self._unfinished: checkpoint.Saving | None = None
         self._began = time.monotonic()
+        self._spikes = self._spike_watch()
         self._saving = SavingClock(course.saving, expected=self._began - loading)
         self._monitor: Monitor | None = None
         self._open = ExitStack()
@@ -111,6 +121,9 @@ class Resumable:
         Before the update, so that weights are saved, when a save is due, which this step has shown to be good: raises
         DivergedError where loss or gradient are not finite (or, of a training that is `warmed_up`, the loss stays worse
         than guessing), and Interrupted, after saving, when a stop was asked for.
+
+        Where the loss is a spike, `spike` says so until the next step. Where the weights went back for it, `went_back`
+        is true: this step must not update them.
         """
         # One reduction a step: the losses, and what must be agreed on before anyone acts on it.
         stop = self._interruption.requested is not None
@@ -124,13 +137,61 @@ class Resumable:
             raise self._diverged(self.position.step + 1, fault)
         if all_written == self._engine.world_size:
             self._complete()
+        self.spike = self._look_for_spike(means[0], warmed_up)
+        if self.went_back:
+            return means  # what is in memory is of an earlier step, and a stop is noticed in the next one
         if stops:
             self.save()
         elif dues:
-            self._begin_saving(in_background=self._engine.saves_in_background)
+            # What a spike goes back to must not depend on how long a save takes.
+            must_wait = self._course.spikes is not None and self._course.spikes.action == "rollback"
+            self._begin_saving(in_background=self._engine.saves_in_background and not must_wait)
         if stops:
             raise Interrupted(self._interruption.requested or signal.SIGTERM)
         return means
+
+    @property
+    def went_back(self) -> bool:
+        """Whether the last step was a spike for which the weights are those of an earlier step again."""
+        return "rolled_back_to" in self.spike
+
+    def _spike_watch(self) -> SpikeWatch | None:
+        """Every process reads the metrics alike, before the main one takes back what is behind the checkpoint."""
+        if self._course.spikes is None:
+            return None
+        name, path = self._course.loss_name, self._course.folder / "metrics.jsonl"
+        records = [record for record in read_metrics(path) if record["step"] <= self.position.step]
+        self._engine.sum(torch.zeros(1))
+        counted = [record for record in records if name in record and "rolled_back_to" not in record]
+        return SpikeWatch(self._course.spikes, [float(record[name]) for record in counted])
+
+    def _look_for_spike(self, loss: float, warmed_up: bool) -> dict[str, float]:
+        """What to record of a spike, with the weights already rolled back where that was asked for; else nothing."""
+        settings = self._course.spikes
+        if self._spikes is None or settings is None:
+            return {}
+        height = self._spikes.height(loss, warmed_up=warmed_up)
+        if height is None:
+            self._spikes.note(loss)
+            return {}
+        found = {"spike": height}
+        said = f"{self._course.name}  loss {loss:.4f} at step {self.position.step + 1} is {height:.1f} standard "
+        said += "deviations above the last ones"
+        goal = self._goal() if settings.action == "rollback" and self.position.rollbacks < settings.most else None
+        if goal is None:
+            self._spikes.note(loss)
+        else:
+            checkpoint.load(goal, self._tensors, self._engine)
+            self.position = replace(self.position, rollbacks=self.position.rollbacks + 1)
+            found["rolled_back_to"] = float(checkpoint.step_of(goal))
+            said += f": back to the weights of step {checkpoint.step_of(goal)}, without the steps since"
+        self._view.say(f"warning: {said}")
+        return found
+
+    def _goal(self) -> Path | None:
+        """The newest checkpoint at even steps that was there before the last step, whoever was killed when."""
+        even = checkpoint.spaced(self._course.checkpoints, self._course.saving.steps)
+        return next((path for path in reversed(even) if checkpoint.step_of(path) < self.position.step), None)
 
     def check_held_out(self, loss: float) -> None:
         """Raise DivergedError where the loss on held-out text, which every process has, is not finite."""
@@ -173,9 +234,11 @@ class Resumable:
         if self._monitor:
             self._monitor.flush()
         course = self._course
-        newest = course.newest if self.position.step < course.steps else 1
+        is_last = self.position.step == course.steps
+        kept = course.kept if is_last or course.kept_meanwhile is None else course.kept_meanwhile
+        newest = 1 if is_last else course.newest
         where = course.checkpoints, self._tensors, self.position, self._engine
-        begin = partial(checkpoint.begin_save, *where, course.kept, newest)
+        begin = partial(checkpoint.begin_save, *where, kept, newest)
         self._unfinished = self._saving.timed(partial(begin, in_background=in_background))
         if not in_background:
             self._complete()

@@ -17,8 +17,9 @@ from kinfolk.growth.dynamics import StageRates
 from kinfolk.plan.stages import Stage
 from kinfolk.train.divergence import Watch
 from kinfolk.train.engine import Engine, Precision
-from kinfolk.train.gradients import accumulate, clip
+from kinfolk.train.gradients import clip
 from kinfolk.train.interruption import Interruption
+from kinfolk.train.memory import accumulate_within_memory, memory_for, weights_fix
 from kinfolk.train.monitor import Outlook, View
 from kinfolk.train.objective import stage_loss
 from kinfolk.train.optimizer import make_optimizer
@@ -72,7 +73,8 @@ def train_stage(
     engine.use_threads(stage.shape)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     objective = stage_loss(model, stage.objective, dtype, recipe.z_loss)
-    engine.distribute(objective, precision)
+    with memory_for("the weights", stage.name, weights_fix(engine)):
+        engine.distribute(objective, precision)
     optimizer = make_optimizer(model, recipe.optimizer, factors)
     update = make_update(model, optimizer, rates)
     course = Course(
@@ -80,9 +82,12 @@ def train_stage(
         steps=stage.steps,
         folder=folder,
         saving=recipe.checkpoints,
-        kept=kept_checkpoints(stage, recipe),
+        kept=kept_checkpoints(stage, recipe, is_trained=True),
+        kept_meanwhile=kept_checkpoints(stage, recipe, is_trained=False),
         remedy=f"lower recipe.peak_learning_rate (now {stage.rate.peak:g} at its peak), lengthen the warm-up, or set "
         "recipe.precision to float32, and build into another --run",
+        spikes=recipe.spikes,
+        loss_name=loss_name(stage),
         newest=NEWEST_KEPT,
     )
     watch = Watch(model.config.vocab_size)
@@ -111,11 +116,13 @@ def train_stage(
             mine = rows_of_rank(rows, engine.rank, engine.world_size)
             first_row = part.before(batch_rows) + mine.start
             sequences = torch.from_numpy(read(store.train, reading, first_row, len(mine), recipe.seed))
-            sums = accumulate(objective, torch.split(sequences, micro), tokens, precision, engine)
+            sums = accumulate_within_memory(objective, sequences, micro, tokens, precision, engine, stage.name)
             gradient_norm = clip(model, recipe.gradient_clip)
             warmed_up = part.begin >= stage.rate.warmup_steps
             mean_loss, mean_z_loss = training.agreed(sums, tokens, gradient_norm, warmed_up)
-            update(rate, position.step)
+            if not training.went_back:
+                with memory_for("the optimizer's state", stage.name, weights_fix(engine)):
+                    update(rate, position.step)
             optimizer.zero_grad(set_to_none=True)
             training.advance(
                 sequences=position.sequences + rows * stage.patch_size,
@@ -135,6 +142,7 @@ def train_stage(
                     "gradient_norm": gradient_norm,
                     "tokens_per_second": (read_now - read_before) / (position.seconds - first.seconds),
                     "seconds": position.seconds,
+                    **training.spike,
                 }
             )
             if position.step % held_out_every == 0 or position.step == stage.steps:
@@ -151,10 +159,16 @@ def train_stage(
     )
 
 
-def kept_checkpoints(stage: Stage, recipe: Recipe) -> Checkpoints:
-    """Which checkpoints of a stage are kept beside the newest: those that may be averaged, at a constant rate."""
+def kept_checkpoints(stage: Stage, recipe: Recipe, is_trained: bool) -> Checkpoints:
+    """Which checkpoints of a stage are kept beside the newest: those that may be averaged, at a constant rate.
+
+    Until it is trained, those too that a spike may go back to.
+    """
     is_constant = stage.patch_size == 1 and stage.rate.decay_steps == 0
-    return recipe.checkpoints if is_constant else recipe.checkpoints.model_copy(update={"keep": 0})
+    keep = recipe.checkpoints.keep if is_constant else 0
+    if recipe.spikes.action == "rollback" and not is_trained:
+        keep = max(2, keep)
+    return recipe.checkpoints.model_copy(update={"keep": keep})
 
 
 def tokens_read(stage: Stage, steps: int) -> int:
