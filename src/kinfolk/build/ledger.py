@@ -11,6 +11,14 @@ from typing import Any
 from kinfolk.errors import KinfolkError
 from kinfolk.lines import line_of, read_lines
 
+_NEEDED = {
+    "version_prepared": ("version",),
+    "stage_finished": ("stage",),
+    "stage_diverged": ("stage",),
+    "member_finished": ("member", "sha256"),
+}
+"""Fields, all of them texts, without which an event that a build goes by says nothing."""
+
 
 class Ledger:
     """Appends JSON lines to `ledger.jsonl`; each is on the disk before `append` returns."""
@@ -32,11 +40,16 @@ class Ledger:
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
         """All whole events in order, or those of one kind; damaged lines, also half ones, are passed over."""
         records = (record for _, record in read_lines(self._path).records)
-        return [record for record in records if "event" in record and event in (None, record["event"])]
+        return [record for record in records if _is_whole(record) and event in (None, record["event"])]
 
     def damaged(self) -> tuple[int, ...]:
         """Numbers of the lines that are not what was written, or that a kill has cut in half."""
         return read_lines(self._path).damaged
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    event = record.get("event")
+    return isinstance(event, str) and all(isinstance(record.get(name), str) for name in _NEEDED.get(event, ()))
 
 
 def _ends_with_newline(file: Any) -> bool:

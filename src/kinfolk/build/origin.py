@@ -78,7 +78,8 @@ def first_state(
 def _loaded(stage: Stage, folder: str, family: Family, store: TokenStore) -> dict[str, Tensor]:
     """The weights of a checkpoint that was made elsewhere, in the stage's own model."""
     loaded, tokenizer = load_checkpoint(folder, "cpu")
-    if tokenizer.get_vocab() != AutoTokenizer.from_pretrained(store.tokenizer).get_vocab():
+    own = AutoTokenizer.from_pretrained(store.tokenizer, trust_remote_code=False)
+    if tokenizer.get_vocab() != own.get_vocab():
         raise KinfolkError(
             "the checkpoint's tokenizer is not the one that the data were written with",
             where=folder,

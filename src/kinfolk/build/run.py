@@ -209,7 +209,7 @@ def open_run(loaded: LoadedFamily, folder: Path, strategy: Strategy = plan_famil
     stores = open_versions(loaded.family.data, folder / "data")
     family = _with_vocabulary(with_absolute_paths(loaded), stores[FIRST])
     plan = strategy(family)
-    tokenizer = AutoTokenizer.from_pretrained(stores[FIRST].tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(stores[FIRST].tokenizer, trust_remote_code=False)
     ledger = Ledger(folder / "ledger.jsonl")
     return Run(folder, family, plan, _document(family, plan, stores), stores, tokenizer, ledger)
 

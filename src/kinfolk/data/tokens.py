@@ -34,7 +34,7 @@ from kinfolk.data.tokenizer import (
     tokenizer_folder,
     vocabulary_size,
 )
-from kinfolk.errors import KinfolkError
+from kinfolk.errors import KinfolkError, in_short
 from kinfolk.family.data import FIRST, LoadedTokenizer
 from kinfolk.family.spec import Family
 from kinfolk.files import new_directory, sha256, write_json
@@ -47,6 +47,7 @@ Progress = Callable[[str, int, int | None], None]
 
 _FORMAT = 1
 _HASHED_ON_OPEN = 256_000_000
+_FIELDS = {"dtype": str, "vocab_size": int, "separator_id": int, "parts": dict, "made_from": dict, "files": dict}
 _RENEW = "delete the folder; the next build tokenises the data again"
 
 
@@ -138,6 +139,13 @@ def open_store(target: Path) -> TokenStore:
     DamagedStoreError if a file is missing or not of the size it had, or if a file below 256 MB has other contents.
     """
     manifest = _read_manifest(target)
+    try:
+        return _open(target, manifest)
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:  # of a file that somebody has edited
+        raise DamagedStoreError(f"data.json does not fit the files: {in_short(error)}", target) from error
+
+
+def _open(target: Path, manifest: dict[str, Any]) -> TokenStore:
     for name, expected in manifest["files"].items():
         path = target / name
         size = path.stat().st_size if path.is_file() else None
@@ -285,7 +293,8 @@ def _read_manifest(target: Path) -> dict[str, Any]:
         raise DamagedStoreError(f"data.json cannot be read: {error}", target) from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise DamagedStoreError("the tokens are of another version of kinfolk", target)
-    if manifest.pop("sha256", None) not in (None, _digest(manifest)):  # older stores have none
+    is_other = manifest.pop("sha256", None) not in (None, _digest(manifest))  # older stores have none
+    if is_other or not all(isinstance(manifest.get(name), kind) for name, kind in _FIELDS.items()):
         raise DamagedStoreError("data.json is not what was written", target)
     return manifest
 

@@ -55,7 +55,7 @@ def prepare_versions(
             check_length(family, manifest["parts"]["train"]["tokens"], f"{place}.train")
             continue
         documents = _documents(family.data, folder, where, version.name)
-        tokenizer = AutoTokenizer.from_pretrained(first.tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(first.tokenizer, trust_remote_code=False)
         told = _named(progress, version.name)
         with new_directory(store) as unfinished:
             tokens = write_parts(documents, tokenizer, made_from, unfinished, told, where)

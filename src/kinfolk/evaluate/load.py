@@ -22,10 +22,13 @@ from transformers.utils import logging as _logging
 import kinfolk.transfer  # noqa: F401  (makes pairs known to transformers)
 from kinfolk.checkpoint_folder import config_content, no_weights
 from kinfolk.errors import KinfolkError, in_short
+from kinfolk.family.faults import shown
 from kinfolk.train.model import check_token_ready, is_token_ready
 
 logging: Any = _logging
 """transformers' own switches for what it prints; they carry no types."""
+
+_MOST_LAYERS = 10_000
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 """Without one of them transformers may make an empty tokenizer up instead of failing."""
@@ -93,9 +96,15 @@ def read_text(path: str | Path) -> str:
 
 def _check_folder(folder: Path) -> None:
     """What can be said about a folder before transformers reads it."""
-    config_content(folder)
+    layers = config_content(folder).get("num_hidden_layers")
     if not any(folder.glob("*.safetensors")):
         raise no_weights(folder)
+    if isinstance(layers, int) and layers > _MOST_LAYERS:  # transformers would build them all before it reads a weight
+        raise KinfolkError(
+            f"num_hidden_layers is {shown(layers)}, more than any model has",
+            where=str(folder / "config.json"),
+            fix="restore the file",
+        )
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         raise _no_tokenizer(str(folder))
 

@@ -29,7 +29,7 @@ class Text:
         if self.run is None:
             return encode_documents(tokenizer, [read_text(file) for file in self.files])
         store = open_store(self.run / "data")
-        written_with = AutoTokenizer.from_pretrained(store.tokenizer)
+        written_with = AutoTokenizer.from_pretrained(store.tokenizer, trust_remote_code=False)
         if tokenizer.get_vocab() == written_with.get_vocab():
             return held_out_documents(store)
         return encode_documents(tokenizer, (_text_of(written_with, ids) for ids, _ in held_out_documents(store)))

@@ -1,6 +1,7 @@
 """What every part of the family file has in common: unknown fields are refused, and what was validated is frozen."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from kinfolk.files import UNFINISHED
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names become folders of the run, so they can hold nothing that leaves it."""
+
+_OF_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$", re.IGNORECASE)
+"""Names of devices there, with any ending."""
 
 
 class Spec(BaseModel):
@@ -36,6 +40,8 @@ class Named(Spec):
     def _kept(cls, name: str) -> str:
         if name.endswith(UNFINISHED):
             raise MisfitError(f"folders that end in {UNFINISHED} are deleted as left-overs", fix="use another name")
+        if name.endswith(".") or _OF_WINDOWS.match(name):
+            raise MisfitError(f"Windows has no folder called {name}", fix="use another name")
         return name
 
 

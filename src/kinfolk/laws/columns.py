@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kinfolk.errors import KinfolkError
+from kinfolk.family.faults import shown
 from kinfolk.laws.loss import Counting
 
 _USUAL = {
@@ -52,11 +53,17 @@ def choose_columns(present: Sequence[str], choice: Choice, where: str) -> dict[s
     for role in ("parameters", "tokens", "loss"):
         if role not in chosen and not (role == "tokens" and "flops" in chosen):
             raise KinfolkError(
-                f"no column is known to hold the {role}; there are {', '.join(map(repr, present)) or 'none'}",
+                f"no column is known to hold the {role}; there are {_listed(present)}",
                 where=where,
                 fix=f"say which one with --{role} COLUMN" + (" (or --flops COLUMN)" if role == "tokens" else ""),
             )
     return chosen
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names that a table has, as far as people would read them."""
+    more = f" and {len(names) - 30} more" if len(names) > 30 else ""
+    return f"{', '.join(map(shown, names[:30]))}{more}" if names else "none"
 
 
 def _usual(present: Sequence[str], role: str) -> str | None:

@@ -1,8 +1,10 @@
 """Loss spikes: a step whose loss is far above those before it, by which a run may lose what it has learnt.
 
 Far is measured in standard deviations, as in the spike score of OLMo 2 (arXiv 2501.00656, section 3.1), but about the
-line through the last losses: early in a run they fall so fast that their plain deviation would hide any spike. What helps is what PaLM did (arXiv 2204.02311, section 5.1): go back to an earlier checkpoint and leave out the
-batches from there on, for a spike comes of certain batches meeting certain weights.
+line through the last losses: early in a run they fall so fast that their plain deviation would hide any spike.
+
+What helps is what PaLM did (arXiv 2204.02311, section 5.1): go back to an earlier checkpoint and leave out the batches
+from there on, for a spike comes of certain batches meeting certain weights.
 """
 
 from collections import deque

@@ -38,7 +38,7 @@ def load_pair(folder: str | Path, **options: Any) -> tuple[Pair, PreTrainedToken
     try:
         load: Any = Pair.from_pretrained
         pair, info = load(folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except KinfolkError:
         raise
     except Exception as error:  # json, safetensors and transformers each raise their own
