@@ -14,13 +14,18 @@ class KinfolkError(Exception):
 
     def __init__(self, problem: str, *, where: str | None = None, fix: str | None = None) -> None:
         super().__init__(problem)
-        self.problem = problem
-        self.where = where
-        self.fix = fix
+        self.problem = _within(problem)
+        self.where = None if where is None else _within(where)
+        self.fix = None if fix is None else _within(fix)
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.problem}" if self.where else self.problem
         return f"{head}\n  fix: {self.fix}" if self.fix else head
+
+
+def _within(text: str, most: int = 900) -> str:
+    """A text without its middle where it is longer than people read: what is wrong may be a value of megabytes."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 def in_short(error: Exception) -> str:

@@ -182,7 +182,7 @@ def _shards(folder: Path) -> list[tuple[Path, set[str]]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise KinfolkError("the index is damaged: no weight_map in it", where=str(index), fix=_COPY_AGAIN) from error
     for file in by_file:
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or Path(file).name != file or len(file.encode("utf-8", "replace")) > 255:
             raise KinfolkError(f"{file!r} is no file of this folder", where=str(index), fix=_COPY_AGAIN)
         if not (folder / file).is_file():
             raise KinfolkError(

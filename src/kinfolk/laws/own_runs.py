@@ -50,7 +50,7 @@ def own_rows(folder: Path) -> tuple[list[Row], list[str]]:
                 "member": member,
             }
             rows.append(Row(f"{folder.name}/{member}", {key: str(value) for key, value in values.items()}, own=True))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
         raise KinfolkError(
             f"plan.json or ledger.jsonl lacks what a law needs ({error})",
             where=str(folder),

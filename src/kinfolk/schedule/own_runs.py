@@ -55,7 +55,7 @@ def own_runs(folder: Path, only: Mapping[str, str]) -> tuple[list[Run], list[str
                     stopped_at=sum(stage["steps"] for stage in lineage[:-1]) + diverged[name] if lost else None,
                 )
             )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise KinfolkError(
             f"plan.json or metrics.jsonl lacks what a law needs ({error})", where=str(folder), fix=_FIX
         ) from error
