@@ -120,9 +120,8 @@ def begin_run(
 
 def _known_data(ledger: Ledger) -> dict[str, str | None]:
     """The versions of the data that the run has, with what tells their tokens apart, which older ledgers lack."""
-    first = ledger.events("data_prepared")[-1:]
-    prepared = [(FIRST, *first), *((event["version"], event) for event in ledger.events("version_prepared"))]
-    return {name: event.get("sha256") for name, *events in prepared for event in events}
+    prepared = [*ledger.events("data_prepared"), *ledger.events("version_prepared")]
+    return {event.get("version", FIRST): event.get("sha256") for event in prepared}
 
 
 def _prepared(
