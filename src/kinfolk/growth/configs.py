@@ -35,9 +35,15 @@ def read_config(folder: Path) -> Any:
             "the weights are quantized", where=str(path), fix="grow the checkpoint that was quantized, then quantize"
         )
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        sizes_of_config(config)
+    except ValidationError as error:
+        fault = first_fault(error, Shape)
+        where = f"{path}: {fault.field}" if fault.field else str(path)
+        raise KinfolkError(fault.problem, where=where, fix=fault.fix) from error
     except Exception as error:
         raise KinfolkError(f"cannot be used: {in_short(error)}", where=str(path), fix="restore the file") from error
+    return config
 
 
 def child_sizes(config: Any, changes: Changes, operator: Operator) -> Sizes:
