@@ -10,7 +10,6 @@ from kinfolk.build.build import build
 from kinfolk.build.ledger import Ledger, only_build_in
 from kinfolk.build.run import open_run, stages_to_train, unfinished_members
 from kinfolk.errors import KinfolkError
-from kinfolk.train import checkpoint
 
 
 def events(folder: Path) -> list[str]:
@@ -114,17 +113,10 @@ def test_checkpoints_that_nobody_needs_may_be_deleted(copy: Path, finished: Path
 
 
 def test_a_lost_checkpoint_is_trained_again_if_it_is_needed(copy: Path, finished: Path) -> None:
-    """What the error on a damaged checkpoint tells people to do: delete it, and build again."""
+    """As an unreadable one is that is deleted."""
     run = open_run(family(finished.parent), copy)
     shutil.rmtree(run.member("large"))
     last = run.plan.stages[-1]
-    damaged = checkpoint.latest(run.checkpoints(last.name))
-    assert damaged is not None
-    shard = next(damaged.glob("*.safetensors"))
-    shard.write_bytes(shard.read_bytes()[:-3])
-    with pytest.raises(KinfolkError) as caught:
-        build(family(finished.parent), copy, RecordingView())
-    assert str(shard) in str(caught.value) and f"delete {damaged}" in str(caught.value)
     for stage in run.plan.stages:  # the parent's is gone as well, so it has to be made again first
         shutil.rmtree(run.checkpoints(stage.name))
     assert last.name in stages_to_train(run) and last.parent in stages_to_train(run)

@@ -1,4 +1,3 @@
-import json
 import math
 import os
 import signal
@@ -194,7 +193,7 @@ def test_an_interrupted_stage_ends_with_the_same_bytes(
 
     def figures(folder: Path) -> list[dict]:
         unlike = ("seconds", "tokens_per_second")
-        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        records = read_metrics(folder / "metrics.jsonl")
         return [{key: value for key, value in record.items() if key not in unlike} for record in records]
 
     assert figures(parted) == figures(whole)
