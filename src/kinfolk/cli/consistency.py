@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from kinfolk.cli.options import JsonOption, TextOption
+from kinfolk.cli.options import BatchSizeOption, JsonOption, LimitOption, TaskDataOption, TasksOption, TextOption
 from kinfolk.cli.progress import progress
 from kinfolk.cli.tables import print_table
+from kinfolk.cli.task_runs import compare_tasks, short_names, wants_tasks
 
 
 def consistency(
@@ -26,10 +27,24 @@ def consistency(
     decode: Annotated[
         int, typer.Option(min=0, help="Prompts to decode with the smaller as draft, to measure acceptance.")
     ] = 0,
+    tasks: TasksOption = [],  # noqa: B006
+    task_data: TaskDataOption = None,
+    limit: LimitOption = None,
+    batch_size: BatchSizeOption = 1,
     force: Annotated[bool, typer.Option("--force", help="Also weights that were trained on patches last.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """How alike models predict on the same text: divergence, agreement, and acceptance of speculative decoding."""
+    """How alike models predict on the same text: divergence, agreement, acceptance; or on tasks: prediction flips."""
+    only_text = {
+        "--text": text,
+        "--run": run,
+        "--context-length": context_length,
+        "--stride": stride,
+        "--decode": decode,
+    }
+    if wants_tasks(tasks, {"--task-data": task_data, "--limit": limit}, only_text):
+        compare_tasks(models, tasks, task_data, limit, batch_size, force, json_)
+        return
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -56,7 +71,7 @@ def consistency(
 
 
 def _print(paths: list[str], pairs: list[dict[str, Any]], found: dict[str, list[list[float | None]]]) -> None:
-    names = _names(paths)
+    names = short_names(paths)
     per_token = [pair for pair in pairs if pair["kind"] == "per_token"]
     if per_token:
         k = per_token[0]["tokens_per_pass"]["draft_tokens"]
@@ -131,9 +146,3 @@ def _by_document(pair: dict[str, Any], names: dict[str, str]) -> list[str]:
 def _with_interval(figure: dict[str, Any], form: str = ".4f") -> str:
     mean = f"{figure['mean']:{form}}"
     return mean if figure["low"] is None else f"{mean} ({figure['low']:{form}} to {figure['high']:{form}})"
-
-
-def _names(paths: list[str]) -> dict[str, str]:
-    """Last parts of the paths, where they tell the models apart."""
-    short = {path: Path(path).name for path in paths}
-    return short if len(set(short.values())) == len(set(paths)) else {path: path for path in paths}

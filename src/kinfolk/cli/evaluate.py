@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from kinfolk.cli.options import JsonOption, TextOption
+from kinfolk.cli.options import BatchSizeOption, JsonOption, LimitOption, TaskDataOption, TasksOption, TextOption
 from kinfolk.cli.progress import progress
 from kinfolk.cli.tables import print_table
+from kinfolk.cli.task_runs import evaluate_tasks, wants_tasks
 
 
 def evaluate(
@@ -22,10 +23,24 @@ def evaluate(
     ensembles: Annotated[
         bool, typer.Option("--ensembles", help="Also two smaller models together, at no more FLOPs than each.")
     ] = False,
+    tasks: TasksOption = [],  # noqa: B006
+    task_data: TaskDataOption = None,
+    limit: LimitOption = None,
+    batch_size: BatchSizeOption = 1,
     force: Annotated[bool, typer.Option("--force", help="Also weights that were trained on patches last.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Held-out loss, perplexity and bits per byte, on a run's held-out documents or on a text of your own."""
+    """Held-out loss, perplexity and bits per byte, on a run's held-out documents or a text of your own; or tasks."""
+    only_text = {
+        "--text": text,
+        "--run": run,
+        "--context-length": context_length,
+        "--stride": stride,
+        "--ensembles": ensembles,
+    }
+    if wants_tasks(tasks, {"--task-data": task_data, "--limit": limit}, only_text):
+        evaluate_tasks(models, tasks, task_data, limit, batch_size, force, json_)
+        return
     from rich.console import Console
 
     from kinfolk.errors import KinfolkError

@@ -28,6 +28,18 @@ WhereOption = Annotated[list[str], typer.Option(metavar="COLUMN=VALUE", help="Us
 TextOption = Annotated[
     list[Path], typer.Option(metavar="FILE", help="A UTF-8 text file, as one document (repeatable).")
 ]
+TasksOption = Annotated[
+    list[str],
+    typer.Option(
+        metavar="TASK,...",
+        help="Tasks of lm-eval by name, or task files (.yaml), instead of a text; local_... read --task-data.",
+    ),
+]
+TaskDataOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder with the questions of the tasks local_...")
+]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first questions of each task.")]
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Texts of a task at a time.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 
 

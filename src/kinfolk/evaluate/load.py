@@ -6,7 +6,7 @@ Only safetensors, and no remote code: a checkpoint is data, and loading it must 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -35,19 +35,22 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 
 
 def load_checkpoint(
-    path_or_name: str | Path, device: torch.device | str, force: bool = False
+    path_or_name: str | Path,
+    device: torch.device | str,
+    force: bool = False,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model (float32, in evaluation mode, on `device`) and tokenizer of a folder, or of a name on the hub.
+    """The model (in evaluation mode, on `device`) and tokenizer of a folder, or of a name on the hub.
 
-    Raises KinfolkError for whatever keeps either from being loaded, and for weights that were trained on patches last,
-    unless forced.
+    Weights become float32, or stay as they are with `dtype` "auto". Raises KinfolkError for whatever keeps either from
+    being loaded, and for weights that were trained on patches last, unless forced.
     """
     name, is_folder = str(path_or_name), Path(path_or_name).is_dir()
     config = load_config(path_or_name)
     check_token_ready(is_token_ready(config), name, force)
     with quiet():
         tokenizer = _load_tokenizer(name, is_folder)
-        model = _load_model(name, is_folder, config)
+        model = _load_model(name, is_folder, config, dtype)
     return model.to(torch.device(device)).eval(), tokenizer  # type: ignore[arg-type]
 
 
@@ -121,13 +124,15 @@ def _load_config(name: str, is_folder: bool) -> PreTrainedConfig:
     return config
 
 
-def _load_model(name: str, is_folder: bool, config: PreTrainedConfig) -> PreTrainedModel:
+def _load_model(
+    name: str, is_folder: bool, config: PreTrainedConfig, dtype: torch.dtype | Literal["auto"]
+) -> PreTrainedModel:
     load: Any = AutoModelForCausalLM.from_pretrained
     try:
         model, info = load(
             name,
             config=config,
-            dtype=torch.float32,
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=is_folder,
