@@ -209,6 +209,37 @@ def test_what_was_computed_is_kept_by_weights_and_settings(tmp_path, monkeypatch
     assert ask(stride=4) == ({"n": 5}, False), "where nothing can be kept, nothing fails"
 
 
+def test_what_our_own_code_computed_is_forgotten_when_the_code_changes(tmp_path, monkeypatch):
+    package = tmp_path / "package" / "__init__.py"
+    source = package.parent / "evaluate" / "loss.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("one")
+    monkeypatch.setattr("kinfolk.__file__", str(package))
+    digests = []
+    for change in (lambda: None, lambda: source.write_text("two"), lambda: source.rename(source.with_name("other.py"))):
+        change()
+        digests.append(cache.code_digest.__wrapped__())
+    assert len(set(digests)) == 3
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for digest, known in zip([*digests, digests[0]], (False, False, False, True), strict=True):
+        monkeypatch.setattr(cache, "code_digest", lambda digest=digest: digest)
+        assert cache.remembered("test", ["a"], {}, lambda: {"n": 1}) == ({"n": 1}, known)
+
+
+def test_a_checkpoint_is_also_what_lies_in_its_folders(tmp_path):
+    folder = tmp_path / "pair"
+    save(folder, tiny_llama(0))
+    digests = [cache.checkpoint_digest(str(folder))]
+    for name in ("base_tokenizer", "value_tokenizer"):
+        byte_tokenizer().save_pretrained(folder / name)
+        digests.append(cache.checkpoint_digest(str(folder)))
+    byte_tokenizer(merges=4).save_pretrained(folder / "value_tokenizer")
+    digests.append(cache.checkpoint_digest(str(folder)))
+    assert len(set(digests)) == 4
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert cache.checkpoint_digest(str(moved)) == digests[-1]
+
+
 def test_texts_are_told_apart(tmp_path, folder):
     first, second = texts(folder)[:2]
     digests = {Text((first,)).digest(), Text((second,)).digest(), Text((first, second)).digest()}

@@ -36,7 +36,7 @@ def json_lines(
             fix="give --task-data DIR; to lm-eval itself, --metadata task_data=DIR",
         )
     path = _find(Path(task_data), file)
-    rows = _rows(path, tuple(fields))
+    rows = _rows(path, path.stat().st_mtime_ns, tuple(fields))
     for field, value in (only or {}).items():
         rows = [row for row in rows if row.get(field) == value]
     if not rows:
@@ -90,8 +90,8 @@ def _find(folder: Path, file: str) -> Path:
 
 
 @cache
-def _rows(path: Path, fields: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The rows of a file, read once for all tasks that are made of it."""
+def _rows(path: Path, changed: int, fields: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The rows of a file, read once for all tasks that are made of it, as long as it is not changed."""
     rows = []
     try:
         with bz2.open(path, "rt", encoding="utf-8") if path.suffix == ".bz2" else open(path, encoding="utf-8") as lines:
