@@ -93,19 +93,19 @@ class _Shelf:
             return TaskManager(include_path=[LOCAL], include_defaults=False, metadata=self._metadata)
 
     @cached_property
-    def all(self) -> Any:
+    def theirs(self) -> Any:
         with silence():
-            return TaskManager(include_path=[LOCAL], metadata=self._metadata)
+            return TaskManager()
 
     def units(self, name: str) -> Iterator[str]:
         """The tasks, and groups with figures, that a name stands for."""
         if name.endswith((".yaml", ".yml")):
             yield from self._in_file(Path(name))
             return
-        manager = self.ours if name in self.ours.task_index else self.all
+        manager = self.ours if self.ours.match_tasks([name]) else self.theirs
         found = manager.match_tasks([name])
         if not found:
-            raise _unknown(name, self.ours.all_tasks, self.all.all_tasks)
+            raise _unknown(name, self.ours.all_tasks, self.theirs.all_tasks)
         for each in found:
             yield from self._parts(manager, each)
 
@@ -164,13 +164,13 @@ def _all_names(members: Any) -> bool:
     return isinstance(members, list) and all(isinstance(member, str) for member in members)
 
 
-def _unknown(name: str, ours: list[str], all_names: list[str]) -> KinfolkError:
-    near = get_close_matches(name, all_names, n=3, cutoff=0.7)
+def _unknown(name: str, ours: list[str], theirs: list[str]) -> KinfolkError:
+    near = get_close_matches(name, [*ours, *theirs], n=3, cutoff=0.7)
     nearest = f"did you mean {' or '.join(near)}? " if near else ""
     return KinfolkError(
         f"there is no task {name!r}",
         fix=f"{nearest}use a task of lm-eval (`lm_eval ls tasks` has them all), the path of a task file, or "
-        f"{', '.join(name for name in ours if name.startswith('local'))}",
+        f"{', '.join(ours)}",
     )
 
 
