@@ -4,10 +4,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from kinfolk.build.members import export_member, model_card, versions_of
+from kinfolk.build.member_card import member_card
+from kinfolk.build.members import export_member
 from kinfolk.build.origin import load_stage_model
-from kinfolk.build.run import BuildView, Run, data_counts
-from kinfolk.data.versions import joined
+from kinfolk.build.run import BuildView, Run
+from kinfolk.card.card import render
 from kinfolk.evaluate.consistency import adjacent_kl
 from kinfolk.evaluate.load import load_checkpoint
 from kinfolk.evaluate.loss import held_out_documents, score
@@ -37,9 +38,7 @@ def finish_member(run: Run, stage: Stage, engine: Engine, view: BuildView) -> No
     newest = _held_out_of_version(run, stage, model, engine)
     alone().place(model)
     target = run.member(stage.member)
-    versions = versions_of(run.plan, stage)
-    data = data_counts(joined(run.stores, versions))
-    card = model_card(stage, run.plan, run.family, run.document, data, held_out, newest)
+    card = render(member_card(run, stage, held_out, newest))
     digest = export_member(target, model, run.tokenizer, card)
     run.ledger.append(
         "member_finished",

@@ -111,6 +111,8 @@ def begin_run(
             view.say(f"warning: {warning}")
         files.write_json(folder / "plan.json", document)
         files.write_text(record, dump_family(family))
+    elif _restated(record, family):
+        files.write_text(record, dump_family(family))
     if law is not None:
         save_law(folder / LAW, law.law)
         ledger.append(LAW_GIVEN, law=law.law.name, source=law.law.source)
@@ -162,13 +164,15 @@ def _added(record: Path, family: Family, folder: Path) -> tuple[list[str], list[
     recorded = load_family(str(record)).family
     members, versions = recorded.members, recorded.data.versions
     data = family.data.model_copy(update={"versions": family.data.versions[: len(versions)]})
-    # How much is computed at once, like the number of processes, is of the machine and not of what is built.
+    # How much is computed at once, like the number of processes, is of the machine and not of what is built; nor is what
+    # only a model card says.
     at_once = {"sequences_per_micro_batch": recorded.recipe.sequences_per_micro_batch}
     beginning = family.model_copy(
         update={
             "members": family.members[: len(members)],
             "data": data,
             "recipe": family.recipe.model_copy(update=at_once),
+            "card": recorded.card,
         }
     )
     difference = first_difference(dump_family(recorded), dump_family(beginning))
@@ -188,6 +192,11 @@ def _added(record: Path, family: Family, folder: Path) -> tuple[list[str], list[
             fix="add members before versions of the data, or build into another --run",
         )
     return more, [version.name for version in family.data.versions[len(versions) :]]
+
+
+def _restated(record: Path, family: Family) -> bool:
+    """Whether the family file states something else for the model cards than it did."""
+    return load_family(str(record)).family.card != family.card
 
 
 def _check_earlier_stages(record: Path, family: Family, store: TokenStore, folder: Path, strategy: Strategy) -> None:

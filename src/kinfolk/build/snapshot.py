@@ -12,9 +12,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from kinfolk.build.material import hub_datasets, material_part
+from kinfolk.build.member_card import score_sentence, score_table, scores, versions_of
 from kinfolk.build.members import export_member
 from kinfolk.build.origin import load_stage_model, stage_config
-from kinfolk.build.run import Run, open_run
+from kinfolk.build.run import Run, data_counts, open_run
+from kinfolk.card.card import Card, Facts, Part, Table, load_code, render
+from kinfolk.data.versions import joined
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.loss import held_out_documents, score
 from kinfolk.family.load import load_family
@@ -23,6 +27,9 @@ from kinfolk.train import checkpoint
 from kinfolk.train.engine import alone, single_engine
 from kinfolk.train.model import check_token_ready, empty_model, load_parameters
 from kinfolk.train.rate import remaining
+
+RECORD = "snapshot.json"
+"""File that says of a folder that its model was taken out of an unfinished training."""
 
 PATCHES = ", which is at patch level: these weights are no language model yet"
 """What the card of a forced export says."""
@@ -142,26 +149,30 @@ def _write(
     engine.place(model)
     held_out = score(model, held_out_documents(run.store), run.store.separator_id, context, engine.device).to_dict()
     alone().place(model)
-    export_member(target, model, run.tokenizer, _card(run, stage, steps, weights, held_out))
+    record = {"kind": "snapshot", "stage": stage.name, "steps": list(steps), "weights": list(weights)}
+    card = render(_card(run, stage, steps, weights, held_out))
+    export_member(target, model, run.tokenizer, card, {RECORD: record | {"held_out": held_out}})
     return Snapshot(stage.name, steps, weights, target, held_out)
 
 
-def _card(run: Run, stage: Stage, steps: tuple[int, ...], weights: tuple[float, ...], held_out: dict[str, Any]) -> str:
-    patches = stage.patch_size > 1
-    shares = "\n".join(f"| {step:,} | {weight:.4f} |" for step, weight in zip(steps, weights, strict=True))
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-tags:
-- kinfolk
-- {run.family.model.architecture}
----
-# {stage.name}, unfinished
-
-Taken from the training of stage *{stage.name}* of the family **{run.family.name}**{PATCHES if patches else ""}.
-Held-out loss {held_out["loss"]:.4f} nats per token, {held_out["bits_per_byte"]:.4f} bits per byte.
-
-| checkpoint at step | weight |
-|---|---|
-{shares}
-"""
+def _card(run: Run, stage: Stage, steps: tuple[int, ...], weights: tuple[float, ...], held_out: dict[str, Any]) -> Card:
+    patches = PATCHES if stage.patch_size > 1 else ""
+    stated, kind = run.family.card, "the mean of checkpoints of" if len(steps) > 1 else "taken from"
+    shares = tuple((f"{step:,}", f"{weight:.4f}") for step, weight in zip(steps, weights, strict=True))
+    versions = versions_of(run.plan, stage)
+    counts = data_counts(joined(run.stores, versions))
+    return Card(
+        title=f"{stage.name}, unfinished",
+        summary=f"An unfinished model, {kind} the training of stage *{stage.name}* of the family "
+        f"**{run.family.name}**{patches}.",
+        tags=("kinfolk", run.family.model.architecture),
+        facts=Facts(stated.license, stated.license_name, stated.license_link, tuple(stated.languages)),
+        datasets=hub_datasets(run.family, versions),
+        measured=scores(run.family, held_out),
+        results=Part(score_sentence(held_out), (score_table(held_out),)),
+        lineage=Part(tables=(Table(("checkpoint at step", "weight"), shares),)),
+        data=material_part(run.family, versions, run.folder / "data", counts),
+        limits=("Training was not over, and the learning rate had not decayed: the finished member is better.",),
+        usage=load_code(None),
+        built=Part(f"`kinfolk {'average' if len(steps) > 1 else 'export'}` on a run directory of `kinfolk build`."),
+    )

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kinfolk.family.base import Named, Spec, check_names
+from kinfolk.family.card import CardFields
 from kinfolk.family.data import Data, Tokenizer, TrainedTokenizer, Version
 from kinfolk.family.faults import MisfitError
 from kinfolk.family.patch import Patch
@@ -63,6 +64,8 @@ class Family(Named):
     growth: Growth = Growth()
     patch: Patch | None = None
     """A first part of the training at patch level; none by default."""
+    card: CardFields = CardFields()
+    """What model cards state; it changes nothing that is trained."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -13,6 +13,8 @@ import transformers
 
 import kinfolk
 from kinfolk import files
+from kinfolk.card.card import Card, Part, Table, load_code, render
+from kinfolk.card.metadata import facts_of
 from kinfolk.growth.checkpoint import Job, Parent
 from kinfolk.growth.compare import Comparison
 from kinfolk.growth.grown_axes import GrownAxes
@@ -69,7 +71,7 @@ def record(job: Job, hashes: dict[str, str], proof: Comparison | None, text: str
     }
 
 
-def model_card(job: Job, lineage: dict[str, Any]) -> str:
+def model_card(job: Job, lineage: dict[str, Any]) -> Card:
     """README.md of a grown checkpoint."""
     proof = lineage["verification"]
     claim = "preserves the function" if lineage["claims_preservation"] else f"is not exact: {'; '.join(job.breaks)}"
@@ -80,32 +82,28 @@ def model_card(job: Job, lineage: dict[str, Any]) -> str:
         if proof
         else "Not measured."
     )
-    hashes = "\n".join(f"| {name} | `{digest}` |" for name, digest in lineage["parent"]["sha256"].items())
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-tags:
-- kinfolk
-- {job.parent.architecture}
----
-# Grown by kinfolk
-
-Grown from a smaller checkpoint with [kinfolk](https://pypi.org/project/kinfolk/) {kinfolk.__version__}, and not trained
-since: {job.description}. The operator {claim}. {measured}
-
-`{RECORD}` says everything that is needed to do it again. The index maps have the SHA-256 `{lineage["maps_sha256"]}`.
-
-| file of the parent | SHA-256 |
-|---|---|
-{hashes}
-"""
+    parent = tuple((name, f"`{digest}`") for name, digest in lineage["parent"]["sha256"].items())
+    return Card(
+        title="Grown by kinfolk",
+        summary=f"Grown from a smaller checkpoint, and not trained since: {job.description}.",
+        tags=("kinfolk", job.parent.architecture),
+        facts=facts_of(job.parent.folder),
+        results=Part(f"The operator {claim}. {measured}"),
+        lineage=Part(tables=(Table(("file of the parent", "SHA-256"), parent),)),
+        limits=("It is no better than its parent before it is trained on.",),
+        usage=load_code(None),
+        built=Part(
+            f"`{RECORD}` says everything that is needed to do it again. The index maps have the SHA-256 "
+            f"`{lineage['maps_sha256']}`."
+        ),
+    )
 
 
 def write(job: Job, folder: Path, hashes: dict[str, str], proof: Comparison | None, text: str | None) -> None:
     """Write growth.json and README.md into a child's folder."""
     lineage = record(job, hashes, proof, text)
     files.write_json(folder / RECORD, lineage)
-    files.write_text(folder / "README.md", model_card(job, lineage))
+    files.write_text(folder / "README.md", render(model_card(job, lineage)))
 
 
 def _sizes(sizes: Sizes) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import kinfolk
 from kinfolk import files
+from kinfolk.card.card import Card, Facts, Part, Table, load_code, render
+from kinfolk.card.metadata import common_facts
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.cache import checkpoint_digest
 from kinfolk.evaluate.load import load_config, quiet
@@ -69,7 +71,7 @@ def merge_checkpoints(
         "regression_means": solved,
         "versions": {"kinfolk": kinfolk.__version__, "torch": torch.__version__},
     }
-    _write(merged, record, output)
+    _write(merged, record, output, common_facts([Path(path) for path in paths]))
     return record
 
 
@@ -176,7 +178,7 @@ def _solve(
     return {name: found.solve() for name, found in sums.items() if found.models == len(paths)}
 
 
-def _write(merged: Loaded, record: dict[str, Any], output: Path) -> None:
+def _write(merged: Loaded, record: dict[str, Any], output: Path, facts: Facts) -> None:
     dtype = getattr(load_config(merged.path), "dtype", None)
     with files.new_directory(output) as folder, quiet():
         model: Any = merged.model
@@ -184,32 +186,26 @@ def _write(merged: Loaded, record: dict[str, Any], output: Path) -> None:
         model.save_pretrained(folder, safe_serialization=True)
         merged.tokenizer.save_pretrained(folder)
         files.write_json(folder / RECORD, record)
-        (folder / "README.md").write_text(_card(record, str(merged.model.config.model_type)), "utf-8")
+        card = _card(record, str(merged.model.config.model_type), facts)
+        (folder / "README.md").write_text(render(card), "utf-8")
 
 
-def _card(record: dict[str, Any], architecture: str) -> str:
-    sources = "\n".join(f"| {source['name']} | `{source['sha256']}` |" for source in record["sources"])
+def _card(record: dict[str, Any], architecture: str, facts: Facts) -> Card:
     how = (
         f"by the regression mean of {len(record['regression_means'])} linear layers (RegMean, arXiv 2212.09849; "
         f"off-diagonal entries times {record['off_diagonal']}) and the mean of all other tensors"
         if record["method"] == "regmean"
         else "by the mean of all tensors"
     )
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-tags:
-- kinfolk
-- merge
-- {architecture}
----
-# Merged by kinfolk
-
-Made from {len(record["sources"])} models of one shape with [kinfolk](https://pypi.org/project/kinfolk/)
-{kinfolk.__version__}, {how}. Not trained since, and not evaluated: `kinfolk evaluate` does that. `{RECORD}` says what
-is needed to do it again.
-
-| source | SHA-256 |
-|---|---|
-{sources}
-"""
+    sources = tuple((each["name"], f"`{each['sha256']}`") for each in record["sources"])
+    return Card(
+        title="Merged by kinfolk",
+        summary=f"Made from {len(record['sources'])} models of one shape, {how}. Not trained since.",
+        tags=("kinfolk", "merge", architecture),
+        facts=facts,
+        relation="merge",
+        lineage=Part(tables=(Table(("source", "SHA-256"), sources),)),
+        limits=("Not evaluated: `kinfolk evaluate` does that.",),
+        usage=load_code(None),
+        built=Part(f"`kinfolk merge`; `{RECORD}` says what is needed to do it again."),
+    )

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kinfolk.build.ledger import Ledger
+from kinfolk.card.card import Table
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.loss import evaluation_mode
 from kinfolk.train.engine import Engine, Precision
@@ -123,15 +124,13 @@ def _export(
         loaded.document, loaded.tokenizer, loaded.template, loaded.material, results | {"held_out": found}
     )
     name, value = loaded.document["bases"][0]["name"], loaded.document["value"]["name"]
-    table = (
-        "In nats per response token of held-out demonstrations:\n\n"
-        "| base | base and value network | baked | KL(pair, baked) |\n|---|---|---|---|\n"
-        f"| {found['base_loss']:.4f} | {found['pair_loss']:.4f} | {found['baked_loss']:.4f} | {found['kl']:.4f} |"
+    columns = ("base_loss", "pair_loss", "baked_loss", "kl")
+    table = Table(
+        ("base", "base and value network", "baked", "KL(pair, baked)"), (tuple(f"{found[key]:.4f}" for key in columns),)
     )
     lineage = f"{name} and the value network {value}, distilled into one model of the shape of {name}."
-    digest = export(
-        target, baked, loaded.tokenizer, loaded.template, record, model_card(record, f"{name}, baked", lineage, table)
-    )
+    card = model_card(record, loaded.request.base, lineage, table, found)
+    digest = export(target, baked, loaded.tokenizer, loaded.template, record, card)
     loaded.view.say(
         f"held-out loss: base {found['base_loss']:.4f}, pair {found['pair_loss']:.4f}, baked "
         f"{found['baked_loss']:.4f}; KL(pair || baked) {found['kl']:.4f}"

@@ -8,12 +8,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from kinfolk.checkpoint_folder import config_content, no_weights
 from kinfolk.errors import KinfolkError, in_short
 from kinfolk.files import new_directory
+from kinfolk.transfer.card import pair_card
 from kinfolk.transfer.config import PairConfig
 from kinfolk.transfer.pair import Pair
 
 
 def save_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write weights, config and tokenizer; `load_pair`, or transformers once kinfolk.transfer is imported, reads it.
+    """Write weights, config, tokenizer and card; `load_pair`, or transformers once kinfolk.transfer is imported, reads it.
 
     A pair that is there is replaced as a whole. Raises KinfolkError where something else is.
     """
@@ -23,6 +24,7 @@ def save_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, folder: str | Path
     with new_directory(target) as unfinished:
         pair.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        (unfinished / "README.md").write_text(pair_card(pair), "utf-8")
 
 
 def load_pair(folder: str | Path, **options: Any) -> tuple[Pair, PreTrainedTokenizerBase]:

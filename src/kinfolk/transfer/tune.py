@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kinfolk.build.ledger import Ledger
+from kinfolk.card.card import Table
 from kinfolk.train.engine import Engine, Precision
 from kinfolk.transfer.card import model_card
 from kinfolk.transfer.costs import matrix_parameters, training_flops
@@ -74,11 +75,9 @@ def _prepare(request: TuneRequest, document: dict[str, Any], view: TransferView)
         flops = training_flops(matrix_parameters(tuned), [], trained.tokens, 0)
         results = {"steps": trained.steps, "best_step": trained.best_step, "tokens": trained.tokens, "flops": flops}
         record = transfer_record(document, tokenizer, template, material, results | losses)
-        table = (
-            "Loss in nats per response token on held-out demonstrations:\n\n| before | after |\n|---|---|\n"
-            f"| {base_loss:.4f} | {loss:.4f} |"
-        )
-        card = model_card(record, f"{name}, tuned", f"The whole of {name}, fine-tuned on demonstrations.", table)
+        table = Table(("before", "after"), ((f"{base_loss:.4f}", f"{loss:.4f}"),))
+        lineage = f"The whole of {name}, fine-tuned on demonstrations."
+        card = model_card(record, request.member, lineage, table, losses)
         digest = export(target, tuned, tokenizer, template, record, card)
         return losses | {"flops": flops, "sha256": digest}
 
