@@ -34,3 +34,9 @@ def no_weights(folder: Path) -> KinfolkError:
             fix="convert it where you trust it: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)",
         )
     return KinfolkError("the folder holds no weights (*.safetensors)", where=str(folder), fix="copy them there")
+
+
+def gguf_file(folder: Path) -> Path | None:
+    """The one GGUF file of a folder that has no safetensors; None for any other folder."""
+    found = sorted(folder.glob("*.gguf"))
+    return found[0] if len(found) == 1 and not any(folder.glob("*.safetensors")) else None

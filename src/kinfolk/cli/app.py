@@ -1,11 +1,16 @@
 """The `kinfolk` command: one small file per subcommand, and the one place where errors become exit codes."""
 
+import logging
 import os
 import sys
 
 # libgomp's threads otherwise spin while they wait, which slows a small training step on a busy machine fourfold.
 # It reads this once, when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# transformers imports torchao wherever it is installed, which then tells of CUDA libraries that nothing here needs.
+os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")
+logging.getLogger("torchao").setLevel(logging.ERROR)
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 import typer
 

@@ -15,7 +15,7 @@ import kinfolk
 from kinfolk import files
 from kinfolk.files import sha256
 
-_KEPT = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+_KEPT = ("*.safetensors", "*.gguf", "*.json", "*.model", "*.txt", "*.jinja")
 """Files of a checkpoint that decide what it predicts and how it reads text; lineage records do no harm."""
 
 _MEASURING = ("data", "evaluate", "train", "transfer")

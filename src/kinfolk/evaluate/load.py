@@ -1,10 +1,11 @@
 """Loading what is to be evaluated: any Hugging Face checkpoint, and plain text.
 
-Only safetensors, and no remote code: a checkpoint is data, and loading it must not run anything that it brings along.
+Only safetensors and GGUF, and no remote code: a checkpoint is data, and loading it must not run anything that it brings along.
 """
 
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from transformers import (
 from transformers.utils import logging as _logging
 
 import kinfolk.transfer  # noqa: F401  (makes pairs known to transformers)
-from kinfolk.checkpoint_folder import config_content, no_weights
+from kinfolk.checkpoint_folder import config_content, gguf_file, no_weights
 from kinfolk.errors import KinfolkError, in_short
 from kinfolk.family.faults import shown
 from kinfolk.train.model import check_token_ready, is_token_ready
@@ -100,6 +101,8 @@ def read_text(path: str | Path) -> str:
 def _check_folder(folder: Path) -> None:
     """What can be said about a folder before transformers reads it."""
     layers = config_content(folder).get("num_hidden_layers")
+    if gguf_file(folder) is not None:
+        return  # which holds the tokenizer too
     if not any(folder.glob("*.safetensors")):
         raise no_weights(folder)
     if isinstance(layers, int) and layers > _MOST_LAYERS:  # transformers would build them all before it reads a weight
@@ -128,16 +131,18 @@ def _load_model(
     name: str, is_folder: bool, config: PreTrainedConfig, dtype: torch.dtype | Literal["auto"]
 ) -> PreTrainedModel:
     load: Any = AutoModelForCausalLM.from_pretrained
+    source = _gguf_option(name, is_folder) or {"use_safetensors": True}
     try:
-        model, info = load(
-            name,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=is_folder,
-            output_loading_info=True,
-        )
+        with _without_bars():
+            model, info = load(
+                name,
+                config=config,
+                dtype=dtype,
+                trust_remote_code=False,
+                local_files_only=is_folder,
+                output_loading_info=True,
+                **source,
+            )
     except Exception as error:
         raise _weights_error(name, is_folder, error) from error
     # transformers would only warn, and evaluate random weights.
@@ -154,7 +159,9 @@ def _load_model(
 
 def _load_tokenizer(name: str, is_folder: bool) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=is_folder)
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, trust_remote_code=False, local_files_only=is_folder, **_gguf_option(name, is_folder)
+        )
     except Exception as error:
         if is_folder:
             raise KinfolkError(
@@ -165,6 +172,12 @@ def _load_tokenizer(name: str, is_folder: bool) -> PreTrainedTokenizerBase:
         raise _config_error(name, is_folder, error) from error
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
+
+
+def _gguf_option(name: str, is_folder: bool) -> dict[str, str]:
+    """What transformers has to be told to read a folder's GGUF file; nothing for any other checkpoint."""
+    found = gguf_file(Path(name)) if is_folder else None
+    return {} if found is None else {"gguf_file": found.name}
 
 
 def _config_error(name: str, is_folder: bool, error: Exception) -> KinfolkError:
@@ -223,6 +236,13 @@ def _looks_like_path(name: str) -> bool:
     if name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
         return True
     return Path(name).exists() or ("/" in name and Path(name).parent.is_dir())
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep bars of tqdm away that no switch of transformers reaches (GGUF, compressed-tensors)."""
+    with redirect_stderr(io.StringIO()):
+        yield
 
 
 @contextmanager

@@ -96,7 +96,8 @@ def members_of(model: str) -> list[str]:
 
 def weight_bytes(member: str) -> int:
     """Size of a member's weights, in one file or in several."""
-    return sum(file.stat().st_size for file in Path(member).glob("*.safetensors"))
+    kinds = ("*.safetensors", "*.gguf")
+    return sum(file.stat().st_size for kind in kinds for file in Path(member).glob(kind))
 
 
 def measure(

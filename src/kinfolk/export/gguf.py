@@ -259,12 +259,6 @@ def _with_pairs_as_neighbours(
     return values
 
 
-def gguf_file(folder: Path) -> Path | None:
-    """The one GGUF file of a folder that has no safetensors; None for any other folder."""
-    found = sorted(folder.glob("*.gguf"))
-    return found[0] if len(found) == 1 and not any(folder.glob("*.safetensors")) else None
-
-
 def copy_config(source: Path, target: Path) -> None:
     """The config of a GGUF's folder: what GGUF cannot say of the shape (a head size of its own) is in there."""
     content = config_content(source)
