@@ -64,7 +64,7 @@ def renewed_card(folder: Path, repository: str | None = None, bases: Mapping[str
     if not finished:
         raise KinfolkError("its run has not finished this member", where=str(folder), fix="go on with the build")
     event = finished[-1]
-    digest = "+".join(files.sha256(path) for path in sorted(member.glob("*.safetensors")))
+    digest = "+".join(files.sha256(path) for path in sorted(member.glob("model*.safetensors")))
     if digest != event["sha256"]:
         raise KinfolkError(
             "the weights are not those that the build wrote, and so its card is not theirs",
@@ -110,7 +110,9 @@ def build_record(run: Run, stage: Stage) -> BuildRecord:
         seconds=sum(value for name, value in seconds.items() if name in lineage),
         machines=_once([_machine(event["machine"]) for event in started]),
         commands=_once([without_folders(event["command"]) for event in started]),
-        software=_once([", ".join(f"{name} {value}" for name, value in event["versions"].items()) for event in started]),
+        software=_once(
+            [", ".join(f"{name} {value}" for name, value in event["versions"].items()) for event in started]
+        ),
     )
 
 
@@ -184,4 +186,3 @@ def _is_stale(checkpoint: str | None, digests: set[str | None]) -> bool:
     """Whether a result names other weights than the member's, by their hash."""
     is_hash = checkpoint is not None and re.fullmatch(r"[0-9a-f]{64}", checkpoint) is not None
     return is_hash and checkpoint not in digests
-

@@ -94,8 +94,10 @@ def render(card: Card) -> str:
     """README.md of a checkpoint. The same card gives the same text."""
     from kinfolk.card.metadata import metadata
 
-    text = _environment().get_template("card.md.jinja").render(
-        card=card, metadata=metadata(card), kinfolk_version=kinfolk.__version__
+    text = (
+        _environment()
+        .get_template("card.md.jinja")
+        .render(card=card, metadata=metadata(card), kinfolk_version=kinfolk.__version__)
     )
     # Parts that are left out leave no holes.
     return signed(re.sub(r"\n{3,}", "\n\n", text))

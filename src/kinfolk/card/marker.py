@@ -21,3 +21,8 @@ def is_unedited(text: str) -> bool:
     """
     found = _MARKER.search(text)
     return found is not None and hashlib.sha256(text[: found.start()].encode()).hexdigest() == found[1]
+
+
+def unsigned(text: str) -> str:
+    """A card without its last line, if that is the hash."""
+    return _MARKER.sub("", text)

@@ -77,8 +77,7 @@ def common_facts(folders: list[Path]) -> Facts:
         return Facts()
     first = found[0]
     same_license = all(
-        (each.license, each.license_name, each.license_link)
-        == (first.license, first.license_name, first.license_link)
+        (each.license, each.license_name, each.license_link) == (first.license, first.license_name, first.license_link)
         for each in found
     )
     languages = first.languages if all(each.languages == first.languages for each in found) else ()

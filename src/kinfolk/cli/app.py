@@ -17,6 +17,7 @@ import typer
 from kinfolk.cli.adaptability import adaptability
 from kinfolk.cli.average import average
 from kinfolk.cli.build import build
+from kinfolk.cli.card import card
 from kinfolk.cli.chat import chat
 from kinfolk.cli.consistency import consistency
 from kinfolk.cli.doctor import doctor
@@ -26,6 +27,7 @@ from kinfolk.cli.grow import grow
 from kinfolk.cli.laws import laws
 from kinfolk.cli.merge import merge
 from kinfolk.cli.plan import plan
+from kinfolk.cli.publish import publish
 from kinfolk.cli.report import report
 from kinfolk.cli.schedule import schedule
 from kinfolk.cli.transfer import transfer
@@ -40,7 +42,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (plan, build, grow, average, export, evaluate, merge, consistency, adaptability, report, chat, doctor):
+COMMANDS = (
+    plan, build, grow, average, export, card, publish, evaluate, merge, consistency, adaptability, report, chat, doctor,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(laws, name="laws")
 app.add_typer(schedule, name="schedule")

@@ -56,9 +56,7 @@ def export(
         from kinfolk.export.export import export_models
 
         models = [Path(path) for path in members_of(source)]
-        made = export_models(
-            models, formats, output, lambda model: text_for([str(model)], text, run), force, report
-        )
+        made = export_models(models, formats, output, lambda model: text_for([str(model)], text, run), force, report)
     if json_:
         print(json.dumps([each.to_dict() for each in made], indent=2, allow_nan=False))
         return

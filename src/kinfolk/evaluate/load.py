@@ -133,7 +133,7 @@ def _load_model(
     load: Any = AutoModelForCausalLM.from_pretrained
     source = _gguf_option(name, is_folder) or {"use_safetensors": True}
     try:
-        with _without_bars():
+        with without_bars():
             model, info = load(
                 name,
                 config=config,
@@ -239,7 +239,7 @@ def _looks_like_path(name: str) -> bool:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Keep bars of tqdm away that no switch of transformers reaches (GGUF, compressed-tensors)."""
     with redirect_stderr(io.StringIO()):
         yield

@@ -93,10 +93,10 @@ def export_models(
     refused, with KinfolkError, before anything is written.
     """
     if output is not None and len(models) * len(formats) > 1:
-        raise KinfolkError("--output is the folder of one export", fix="give one model and one --format, or no --output")
-    jobs = [
-        _planned(model, each, output or default_target(model, each), force) for model in models for each in formats
-    ]
+        raise KinfolkError(
+            "--output is the folder of one export", fix="give one model and one --format, or no --output"
+        )
+    jobs = [_planned(model, each, output or default_target(model, each), force) for model in models for each in formats]
     texts = {model: text if isinstance(text, Text) else text(model) for model in models}
     done = []
     for model in models:
@@ -262,9 +262,12 @@ def _card(job: _Job, name: str, folder: Path, record: dict[str, Any], cost: Cost
             (Table(headings, (row,)),),
         ),
         lineage=Part(
-            tables=(Table(("file of the original", "SHA-256"), tuple(
-                (file, f"`{digest}`") for file, digest in record["source"]["sha256"].items()
-            )),)
+            tables=(
+                Table(
+                    ("file of the original", "SHA-256"),
+                    tuple((file, f"`{digest}`") for file, digest in record["source"]["sha256"].items()),
+                ),
+            )
         ),
         limits=tuple(limits),
         usage=load_code(None, options=options),

@@ -58,7 +58,9 @@ def plan_gguf(folder: Path) -> GgufPlan:
     _check_config(config, str(folder))
     files = _tensor_files(folder)
     tied = bool(config.get("tie_word_embeddings"))
-    wanted = [name for name in files if not (tied and name == "lm_head.weight") and not name.endswith("rotary_emb.inv_freq")]
+    wanted = [
+        name for name in files if not (tied and name == "lm_head.weight") and not name.endswith("rotary_emb.inv_freq")
+    ]
     tokenizer = read_tokenizer(folder, int(config["vocab_size"]))
     return GgufPlan(folder, config, tokenizer, _names(wanted, config, str(folder)), files)
 

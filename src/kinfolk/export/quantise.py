@@ -13,7 +13,7 @@ from torch import nn
 
 from kinfolk.checkpoint_folder import config_content
 from kinfolk.errors import KinfolkError
-from kinfolk.evaluate.load import load_config, quiet
+from kinfolk.evaluate.load import load_config, quiet, without_bars
 from kinfolk.export.extras import required
 
 Bits = Literal["int8", "int4"]
@@ -49,7 +49,7 @@ def write_quantised(folder: Path, target: Path, bits: Bits, group: int | None) -
             _torchao(folder).save_pretrained(target, safe_serialization=True)
         else:
             assert group is not None
-            _compressed(folder, group).save_pretrained(target, safe_serialization=True)
+            _write_compressed(folder, target, group)
 
 
 def _torchao(folder: Path) -> Any:
@@ -60,7 +60,7 @@ def _torchao(folder: Path) -> Any:
     return _loaded(AutoModelForCausalLM, folder, quantization_config=make(Int8WeightOnlyConfig()))
 
 
-def _compressed(folder: Path, group: int) -> Any:
+def _write_compressed(folder: Path, target: Path, group: int) -> None:
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import (
         QuantizationArgs,
@@ -87,8 +87,11 @@ def _compressed(folder: Path, group: int) -> Any:
                 groups = module.weight.unflatten(-1, (-1, group))  # (rows, groups, values of a group)
                 scale, _ = calculate_qparams(groups.amin(-1), groups.amax(-1), weights)
                 module.weight_scale.copy_(scale)
-    ModelCompressor(quantization_config=settings).compress_model(model)
-    return model
+    compressor = ModelCompressor(quantization_config=settings)
+    with without_bars():
+        compressor.compress_model(model)
+    model.save_pretrained(target, safe_serialization=True)
+    compressor.update_config(target)
 
 
 def _loaded(auto: Any, folder: Path, **options: Any) -> Any:
