@@ -63,16 +63,14 @@ def metadata_faults(card: str) -> list[str]:
     found = []
     if "license" in data and data["license"] not in LICENSES:
         found.append('"license" must be one of the known identifiers')
-    for language in data.get("language") or []:
-        if not LANGUAGE.fullmatch(language):
-            found.append('"language" must be ISO 639-1, 639-2 or 639-3')
+    if not all(LANGUAGE.fullmatch(language) for language in data.get("language") or []):
+        found.append('"language" must be ISO 639-1, 639-2 or 639-3')
     for key in ("tags", "datasets", "base_model", "language"):
         value = data.get(key, [])
         if not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
             found.append(f'"{key}" must be a list of strings')
-    for name in data.get("base_model") or []:
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-            found.append(f'"base_model" {name} is no repository')
+    if not all(re.fullmatch(r"[\w.-]+/[\w.-]+", name) for name in data.get("base_model") or []):
+        found.append('"base_model" is no repository')
     if data.get("base_model_relation", "finetune") not in ("adapter", "merge", "quantized", "finetune"):
         found.append('"base_model_relation" is not known')
     if "model-index" in data:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import EvalResult, ModelCard
 from hub_stub import TOKEN, metadata_faults, running_hub
+from huggingface_hub import EvalResult, ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 from micro import RecordingView, family

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
 from hub_stub import metadata_faults
+from huggingface_hub import ModelCard
 from micro import write_corpus
 from tiny_checkpoints import byte_tokenizer
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     GemmaConfig,
     GemmaForCausalLM,
     LlamaConfig,
@@ -31,10 +30,10 @@ from kinfolk.cli.app import app
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.load import load_checkpoint
 from kinfolk.evaluate.measure import measure
+from kinfolk.evaluate.text import Text
 from kinfolk.export import gguf
 from kinfolk.export.export import export_models
 from kinfolk.export.formats import FORMATS
-from kinfolk.evaluate.text import Text
 
 TEXT = "The abcd raven's façade 学校  \n\n x12345 can't <b>"
 SIZES: dict[str, Any] = {

@@ -83,7 +83,7 @@ def digest_of(digests: list[str]) -> str:
 
 def _stored(version: str, manifest: Mapping[str, Any]) -> list[tuple[str, ...]]:
     suffix = "" if version == FIRST else f", version {version}"
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for part, name in (("train", "training"), ("held_out", "held out")):
         counts, file = manifest["parts"][part], manifest["files"][f"{part}.bin"]
         rows.append((name + suffix, f"{counts['documents']:,}", f"{counts['tokens']:,}", f"`{file['sha256']}`"))

@@ -141,8 +141,8 @@ def score_table(held_out: Mapping[str, Any]) -> Table:
 def score_sentence(held_out: Mapping[str, Any]) -> str:
     """What a score was measured on, and how."""
     return (
-        f"On the family's held-out documents ({held_out['documents']:,} documents, {held_out['bytes']:,} bytes; windows "
-        f"of {held_out['context_length']} tokens with a stride of {held_out['stride']}):"
+        f"On the family's held-out documents ({held_out['documents']:,} documents, {held_out['bytes']:,} bytes; "
+        f"windows of {held_out['context_length']} tokens with a stride of {held_out['stride']}):"
     )
 
 
@@ -283,8 +283,8 @@ def _limits(
     languages = ", ".join(family.card.languages)
     found = [
         "A base model: it continues text, follows no instructions, and nothing was done to keep it from harmful text.",
-        f"Its lineage read {read:,} tokens, {read / counted:.1f} for each of its parameters; it has seen no text longer "
-        f"than {document['context_length']:,} tokens.",
+        f"Its lineage read {read:,} tokens, {read / counted:.1f} for each of its parameters; it has seen no text "
+        f"longer than {document['context_length']:,} tokens.",
         "It was measured on held-out documents of its own kind of text"
         + (" and on the tasks above; nothing else is known." if tasks else ", and on nothing else."),
         f"Languages of the training text, as the family file states them: {languages}."

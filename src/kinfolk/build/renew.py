@@ -1,4 +1,4 @@
-"""A member's card written anew, with what came after the build or differs from build to build: tasks, time, commands."""
+"""A member's card written anew, with what came after the build or differs between builds: tasks, time, commands."""
 
 import re
 import shlex

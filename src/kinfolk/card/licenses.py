@@ -16,5 +16,5 @@ LICENSES = frozenset(
     apple-ascl apple-amlr mpl-2.0 odc-by odbl openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl
     lgpl-lr deepfloyd-if-license fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4
     grok2-community gemma unknown other
-    """.split()
+    """.split()  # noqa: SIM905
 )

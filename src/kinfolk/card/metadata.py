@@ -55,7 +55,7 @@ def facts_of(folder: Path) -> Facts:
     from huggingface_hub import ModelCard
 
     try:
-        data = ModelCard((folder / "README.md").read_text("utf-8"), ignore_metadata_errors=True).data
+        data: Any = ModelCard((folder / "README.md").read_text("utf-8"), ignore_metadata_errors=True).data
     except (OSError, ValueError, TypeError, yaml.YAMLError):
         return Facts()
     languages = data.language if isinstance(data.language, list) else [data.language]

@@ -9,8 +9,6 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # transformers imports torchao wherever it is installed, which then tells of CUDA libraries that nothing here needs.
 os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")
-logging.getLogger("torchao").setLevel(logging.ERROR)
-logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 import typer
 
@@ -33,6 +31,9 @@ from kinfolk.cli.schedule import schedule
 from kinfolk.cli.transfer import transfer
 from kinfolk.errors import KinfolkError
 from kinfolk.machine_faults import machine_fault
+
+for chatty in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(chatty).setLevel(logging.ERROR)
 
 app = typer.Typer(
     name="kinfolk",

@@ -34,7 +34,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Also weights that were trained on patches last.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Write the newest state of a stage as a checkpoint, or finished models as GGUF or quantised, with what that costs."""
+    """Write the newest state of a stage as a checkpoint, or models as GGUF or quantised, with what that costs."""
     from kinfolk.errors import KinfolkError
 
     if (stage is None) == (not format_):

@@ -62,7 +62,7 @@ def publish(
         return yes or typer.confirm("upload?")
 
     if json_ or not sys.stderr.isatty():
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
         disable_progress_bars()
     made = send(publications, not public, confirm)

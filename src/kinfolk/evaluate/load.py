@@ -1,6 +1,6 @@
 """Loading what is to be evaluated: any Hugging Face checkpoint, and plain text.
 
-Only safetensors and GGUF, and no remote code: a checkpoint is data, and loading it must not run anything that it brings along.
+Only safetensors and GGUF, and no remote code: a checkpoint is data, and loading it must not run what it brings along.
 """
 
 import io
@@ -131,7 +131,7 @@ def _load_model(
     name: str, is_folder: bool, config: PreTrainedConfig, dtype: torch.dtype | Literal["auto"]
 ) -> PreTrainedModel:
     load: Any = AutoModelForCausalLM.from_pretrained
-    source = _gguf_option(name, is_folder) or {"use_safetensors": True}
+    source: dict[str, Any] = _gguf_option(name, is_folder) or {"use_safetensors": True}
     try:
         with without_bars():
             model, info = load(

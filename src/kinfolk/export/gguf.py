@@ -213,7 +213,10 @@ def _announce(writer: "GGUFWriter", name: str, shape: tuple[int, ...], kind: "GG
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import quant_shape_to_byte_shape
 
-    plain = {GGMLQuantizationType.F32: np.dtype(np.float32), GGMLQuantizationType.F16: np.dtype(np.float16)}
+    plain: dict[GGMLQuantizationType, np.dtype[Any]] = {
+        GGMLQuantizationType.F32: np.dtype(np.float32),
+        GGMLQuantizationType.F16: np.dtype(np.float16),
+    }
     if kind in plain:
         size = int(np.prod(shape)) * plain[kind].itemsize
         writer.add_tensor_info(name, shape, plain[kind], size)

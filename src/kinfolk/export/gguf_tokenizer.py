@@ -1,7 +1,7 @@
 """A byte-level BPE in GGUF's terms: tokens, their kinds, merges, and the name of the rule that splits text.
 
-GGUF does not hold the splitting rule itself, only a name that llama.cpp knows; a tokenizer that splits in another way is
-refused, since its text would silently fall into other tokens.
+GGUF does not hold the splitting rule itself, only a name that llama.cpp knows; a tokenizer that splits in another way
+is refused, since its text would silently fall into other tokens.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Matrices of linear layers in 8 or 4 bits, in safetensors that stock transformers loads.
 
 int8 is torchao's weight-only quantisation (one scale a row). int4 is compressed-tensors' packed format (symmetric, a
-scale for every group of a row), which vLLM reads too: torchao's own packed int4 layouts exist for GPUs alone, and the one
-that runs anywhere stores a byte for every four bits. Embeddings, norms and the head stay as they are.
+scale for every group of a row), which vLLM reads too: torchao's own packed int4 layouts exist for GPUs alone, and the
+one that runs anywhere stores a byte for every four bits. Embeddings, norms and the head stay as they are.
 """
 
 from pathlib import Path

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kinfolk.build.renew import README, is_member, may_replace, renewed_card
 from kinfolk.card.card import Relation
@@ -42,7 +43,7 @@ def _with_bases(text: str, bases: Sequence[str], relation: Relation) -> str:
     body = unsigned(text)
     if not bases:
         return signed(body)
-    card = ModelCard(body)
+    card: Any = ModelCard(body)
     card.data.base_model = list(bases)
-    card.data["base_model_relation"] = relation
+    card.data.base_model_relation = relation
     return signed(str(card))

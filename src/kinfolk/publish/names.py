@@ -36,7 +36,7 @@ def repository_names(to: str, folders: Sequence[Path], family: str | None) -> di
 def check_name(name: str, where: str) -> None:
     """KinfolkError for a name that is not OWNER/NAME as the hub takes it."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     owner, slash, rest = name.partition("/")
     try:

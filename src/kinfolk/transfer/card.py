@@ -21,9 +21,9 @@ def value_card(record: dict[str, Any]) -> str:
     zeroed = ", its head zeroed" if record["zero_head"] else ""
     card = Card(
         title=f"A value network for {names}",
-        summary="**Not a language model.** Trained by inverse value learning (Lu et al., arXiv 2410.21027): its logits d "
-        "are added to those of a base, z = z_base + alpha d, which is then a post-trained model. It can be added to any "
-        f"base with the same tokenizer (SHA-256 of its entries `{record['tokenizer']['sha256']}`), in the scheme "
+        summary="**Not a language model.** Trained by inverse value learning (Lu et al., arXiv 2410.21027): its logits "
+        "d are added to those of a base, z = z_base + alpha d, which is then a post-trained model. It can be added to "
+        f"any base with the same tokenizer (SHA-256 of its entries `{record['tokenizer']['sha256']}`), in the scheme "
         f"*{record['scheme']}* with alpha {record['alpha']:g}.",
         tags=("kinfolk", "value-network"),
         is_language_model=False,
@@ -46,7 +46,7 @@ def value_card(record: dict[str, Any]) -> str:
 
 
 def model_card(record: dict[str, Any], base: Path, lineage: str, table: Table, losses: dict[str, float]) -> str:
-    """Of a plain model that was tuned or baked from `base`; `lineage` says how, `table` and `losses` what came of it."""
+    """Of a plain model tuned or baked from `base`: `lineage` says how, `table` and `losses` with what result."""
     kind = record["kind"]
     card = Card(
         title=f"{record['bases'][0]['name']}, {kind}",

@@ -14,7 +14,7 @@ from kinfolk.transfer.pair import Pair
 
 
 def save_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write weights, config, tokenizer and card; `load_pair`, or transformers once kinfolk.transfer is imported, reads it.
+    """Write weights, config, tokenizer and card; `load_pair` reads it, or transformers once this package is imported.
 
     A pair that is there is replaced as a whole. Raises KinfolkError where something else is.
     """
