@@ -78,7 +78,7 @@ def checkpoint(folder: Path, kind: str = "llama", **changes: Any) -> Path:
 
 
 def logits(model: Any) -> torch.Tensor:
-    ids = torch.arange(48).reshape(2, 24)
+    ids = torch.arange(32).reshape(2, 16)
     with torch.no_grad():
         return model.eval()(ids).logits  # type: ignore[no-any-return]
 
@@ -163,6 +163,10 @@ def test_every_format_of_a_member(finished: Path, tmp_path: Path) -> None:
         assert metadata_faults(card) == [] and ModelCard(card).data.license == "cc-by-4.0"
         values = {result.metric_type: result.metric_value for result in ModelCard(card).data.eval_results}
         assert values == {"loss": cost.loss, "bits_per_byte": cost.bits_per_byte}
+        code = card.split("```python\n")[1].split("```")[0].replace("path/to/this/folder", str(each.folder))
+        loaded: dict[str, Any] = {}
+        exec(code, loaded)
+        assert torch.isfinite(logits(loaded["model"])).all() and loaded["tokenizer"]("a")["input_ids"]
         assert json.loads((each.folder / "export.json").read_text())["cost"]["loss"] == cost.loss
     by_format = {each.format: each for each in made}
     assert by_format["gguf-f32"].cost.loss_difference == 0

@@ -10,10 +10,8 @@ from kinfolk.card.card import Part, Table
 from kinfolk.family.data import FIRST, BuiltinSource, HuggingFaceSource, Source
 from kinfolk.family.spec import Family
 
-DatasetNames = tuple[str, ...]
 
-
-def hub_datasets(family: Family, versions: list[str]) -> DatasetNames:
+def hub_datasets(family: Family, versions: list[str]) -> tuple[str, ...]:
     """Names on the hub of the data sets that versions of the data are made of."""
     found = [source for version in versions for source in family.data.sources_of(version)]
     return tuple(dict.fromkeys(each.huggingface for each in found if isinstance(each, HuggingFaceSource)))

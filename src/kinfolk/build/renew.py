@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kinfolk import files
-from kinfolk.build.member_card import BuildRecord, TaskResult, member_card
+from kinfolk.build.card_results import TaskResult
+from kinfolk.build.member_card import BuildRecord, member_card
 from kinfolk.build.run import Run
 from kinfolk.build.snapshot import open_existing
 from kinfolk.card.card import render

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from kinfolk.build.card_results import score_sentence, score_table, scores
 from kinfolk.build.material import hub_datasets, material_part
-from kinfolk.build.member_card import score_sentence, score_table, scores, versions_of
+from kinfolk.build.member_card import versions_of
 from kinfolk.build.members import export_member
 from kinfolk.build.origin import load_stage_model, stage_config
 from kinfolk.build.run import Run, data_counts, open_run

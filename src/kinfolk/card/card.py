@@ -103,13 +103,13 @@ def render(card: Card) -> str:
     return signed(re.sub(r"\n{3,}", "\n\n", text))
 
 
-def load_code(place: str | None, imports: str = "AutoModelForCausalLM", options: str = "") -> str:
+def load_code(place: str | None) -> str:
     """How a stock checkpoint is loaded, from a repository of the hub or from its folder."""
     name = place or "path/to/this/folder"
     return (
-        f"from transformers import {imports}, AutoTokenizer\n\n"
-        f'model = {imports}.from_pretrained("{name}"{options})\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}"{options})'
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{name}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")'
     )
 
 
