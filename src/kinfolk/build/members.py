@@ -34,7 +34,7 @@ def export_member(
 
 def weights_digest(member: Path) -> str:
     """SHA-256 of a member's weights, those of several files joined, as the ledger has it."""
-    return "+".join(files.sha256(path) for path in sorted(member.glob("*.safetensors")))
+    return "+".join(files.sha256(path) for path in sorted(member.glob("model*.safetensors")))
 
 
 @contextmanager

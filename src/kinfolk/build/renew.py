@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kinfolk import files
 from kinfolk.build.card_results import TaskResult
 from kinfolk.build.member_card import BuildRecord, member_card
+from kinfolk.build.members import weights_digest
 from kinfolk.build.run import Run
 from kinfolk.build.snapshot import open_existing
 from kinfolk.card.card import render
@@ -65,8 +66,7 @@ def renewed_card(folder: Path, repository: str | None = None, bases: Mapping[str
     if not finished:
         raise KinfolkError("its run has not finished this member", where=str(folder), fix="go on with the build")
     event = finished[-1]
-    digest = "+".join(files.sha256(path) for path in sorted(member.glob("model*.safetensors")))
-    if digest != event["sha256"]:
+    if weights_digest(member) != event["sha256"]:
         raise KinfolkError(
             "the weights are not those that the build wrote, and so its card is not theirs",
             where=str(folder),
