@@ -1,23 +1,19 @@
 """kinfolk plan: of a family file, from a budget, or replayed on a public ladder"""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from kinfolk.cli.machine import this_machine
-from kinfolk.cli.options import BytesOption, JsonOption, LawOption, StrategyOption, with_strategy
+from kinfolk.cli.options import BytesOption, JsonOption, LawOption, StrategyOption
 from kinfolk.cli.plan_budget import BudgetOptions, plan_budget
+from kinfolk.cli.plan_cluster import plan_cluster
+from kinfolk.cli.plan_family import load_with_vocabulary, show_comparison, show_plan, show_replay, tokens_given
 from kinfolk.errors import KinfolkError
-
-if TYPE_CHECKING:
-    from kinfolk.family.load import LoadedFamily
-    from kinfolk.plan.machines import Machines
 
 FILE, BUDGET, WANTED = "With a family file", "From a budget (one of these)", "What a budget is to buy"
 LIMITS, OUTPUT = "What limits a budget", "What a budget's plan is written to"
-MACHINES, REPLAY = "Machines", "Replay of decisions"
+MACHINES, CLUSTER, REPLAY = "Machines", "Cluster", "Replay of decisions"
 
 
 def plan(
@@ -98,6 +94,14 @@ def plan(
         list[str],
         typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of the file.", rich_help_panel=FILE),
     ] = [],  # noqa: B006
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLUSTER",
+            help="Memory, communication and time there: h200, h200x64 (so many GPUs) or a YAML file.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
     replay: Annotated[
         Path | None,
         typer.Option(metavar="LADDER", help="Replay decisions on a table of runs instead.", rich_help_panel=REPLAY),
@@ -156,7 +160,18 @@ def plan(
     )
     if replay is not None:
         _only(context, {REPLAY}, "--replay decides on a table of runs", and_shared=("json_",))
-        _replay(replay, where, below, json_, parameters=parameters, tokens=tokens, loss=loss, flops=flops)
+        show_replay(replay, where, below, json_, parameters=parameters, tokens=tokens, loss=loss, flops=flops)
+        return
+    if cluster is not None:
+        _only(
+            context, {CLUSTER}, "--cluster plans a family file on a cluster", and_also=("set_", "utilisation", "price")
+        )
+        if family is None:
+            raise KinfolkError(
+                "there is no family to plan", where="--cluster", fix="give a family file or a preset as well"
+            )
+        given = load_with_vocabulary(family, set_, strategy)
+        plan_cluster(given, cluster, utilisation, price, tokens_given(unique_tokens), law, bytes_per_token, json_)
         return
     if family is None and not options.given:
         raise KinfolkError(
@@ -176,7 +191,7 @@ def plan(
     else:
         allowed, because = {MACHINES, FILE}, "it belongs to a budget, and none is given"
     _only(context, allowed, because)
-    loaded = _load(family, set_, strategy) if family is not None else None
+    loaded = load_with_vocabulary(family, set_, strategy) if family is not None else None
     if options.given:
         if compare:
             raise KinfolkError(
@@ -185,131 +200,30 @@ def plan(
         plan_budget(options, loaded, strategy, unique_tokens, machines, law, bytes_per_token, json_)
         return
     assert loaded is not None
-    unique = _count(unique_tokens)
+    unique = tokens_given(unique_tokens)
     if compare:
-        _compare(loaded, unique, machines, json_)
+        show_comparison(loaded, unique, machines, json_)
     else:
-        _show(loaded, unique, machines, law, bytes_per_token, json_)
+        show_plan(loaded, unique, machines, law, bytes_per_token, json_)
 
 
-def _only(context: typer.Context, panels: set[str], because: str, and_shared: tuple[str, ...] | None = None) -> None:
+def _only(
+    context: typer.Context,
+    panels: set[str],
+    because: str,
+    and_shared: tuple[str, ...] | None = None,
+    and_also: tuple[str, ...] = (),
+) -> None:
     """KinfolkError for an option that was typed although it plays no part here, which would be passed over silently.
 
-    Options without a panel are shared by all; with `and_shared` only these of them are.
+    Options without a panel are shared by all; with `and_shared` only these of them are. `and_also` are single options
+    of other panels.
     """
     for parameter in context.command.params:
         name, panel = parameter.name or "", getattr(parameter, "rich_help_panel", None)
         source = context.get_parameter_source(name)
         typed = source is not None and source.name == "COMMANDLINE"
         shared = panel is None and (and_shared is None or name in and_shared)
-        if typed and not shared and panel not in panels:
+        if typed and not shared and panel not in panels and name not in and_also:
             shown = parameter.opts[0] if parameter.opts[0].startswith("-") else name.upper()
             raise KinfolkError(f"plays no part here: {because}", where=shown, fix="leave it out")
-
-
-def _load(family: str, set_: list[str], strategy: str | None) -> "LoadedFamily":
-    from dataclasses import replace
-
-    from kinfolk.family.load import load_family
-
-    # A mistake in the family is told before anything heavy is imported.
-    loaded = load_family(family, with_strategy(set_, strategy))
-
-    from kinfolk.data.tokenizer import with_vocabulary
-
-    return replace(loaded, family=with_vocabulary(loaded))
-
-
-def _count(unique_tokens: str | None) -> int | None:
-    from kinfolk.plan.wish import parse_count
-
-    return None if unique_tokens is None else round(parse_count(unique_tokens, "--unique-tokens", 1, 1e17))
-
-
-def _show(
-    loaded: "LoadedFamily",
-    unique: int | None,
-    machines: "Machines",
-    law: list[str],
-    bytes_per_token: float | None,
-    json_: bool,
-) -> None:
-    from kinfolk.growth.claims import refuse_plan
-    from kinfolk.laws.choose import choose_law
-    from kinfolk.plan.document import plan_document
-    from kinfolk.plan.strategies import plan_family
-
-    family = loaded.family
-    plan_ = plan_family(family, loaded.origin)
-    refuse_plan(plan_, family.model.architecture)
-    document = plan_document(family, plan_, unique, choose_law(law, bytes_per_token))
-    rate = this_machine()
-    for stage in document["stages"]:
-        best = _best_flops(stage["flops"])
-        stage["gpu_seconds"], stage["machine_seconds"] = machines.seconds(best), best / rate
-    document["gpu"] = {
-        "name": machines.gpu,
-        "utilisation": machines.utilisation,
-        "seconds": _sum(document, "gpu_seconds"),
-    }
-    document["machine"] = {"flops_per_second": rate, "seconds": _sum(document, "machine_seconds")}
-    document["machines"] = machines.to_dict()
-    document["cost"] = {**document["total"], **machines.cost(_best_flops(document["total"]))}
-    document["schedule_probe"] = _schedule_probe(loaded, rate) if loaded.auto_schedule else None
-    if json_:
-        print(json.dumps(document, indent=2, allow_nan=False))
-    else:
-        from kinfolk.cli.plan_tables import print_plan
-
-        print_plan(document)
-
-
-def _schedule_probe(loaded: "LoadedFamily", rate: float) -> dict[str, Any]:
-    """What a build adds to the plan to choose its schedule, or why it cannot."""
-    from kinfolk.plan.schedule_probe import design_document, design_probe
-
-    try:
-        document = design_document(loaded.family, design_probe(loaded.family))
-    except KinfolkError as error:
-        return {"refused": str(error)}
-    return {**document, "seconds": _best_flops(document["price"]["flops"]) / rate, "refused": None}
-
-
-def _replay(ladder: Path, where: list[str], below: float | None, json_: bool, **columns: str | None) -> None:
-    from kinfolk.cli.options import conditions
-    from kinfolk.laws.columns import Choice
-    from kinfolk.laws.runs import read_runs
-    from kinfolk.plan.replay import replay
-
-    document = replay(read_runs([ladder], Choice(**columns), only=conditions(where)), below)
-    if json_:
-        print(json.dumps(document, indent=2, allow_nan=False))
-        return
-    from kinfolk.cli.plan_tables import print_replay
-
-    print_replay(document)
-
-
-def _compare(loaded: "LoadedFamily", unique: int | None, machines: "Machines", json_: bool) -> None:
-    from kinfolk.plan.compare import compare_strategies
-
-    rows = compare_strategies(loaded.family, loaded.origin, unique)
-    for row in rows:
-        if row["refused"] is None:
-            row["gpu_seconds"] = machines.seconds(_best_flops(row["total"]))
-    if json_:
-        gpu = {"name": machines.gpu, "utilisation": machines.utilisation}
-        print(json.dumps({"family": loaded.family.name, "gpu": gpu, "rows": rows}, indent=2, allow_nan=False))
-    else:
-        from kinfolk.cli.plan_tables import print_comparison
-
-        print_comparison(loaded.family.name, rows, f"{machines.gpu} @ {machines.utilisation:.0%}")
-
-
-def _best_flops(flops: dict[str, Any]) -> float:
-    """Exact FLOPs where the shape is known, 6ND otherwise."""
-    return float(flops["six_nd"] if flops["matmul"] is None else flops["matmul"])
-
-
-def _sum(document: dict[str, Any], key: str) -> float:
-    return float(sum(stage[key] for stage in document["stages"]))

@@ -15,6 +15,9 @@ from kinfolk.family.auto import without_auto
 from kinfolk.family.data import LoadedTokenizer, PathSource, Source
 from kinfolk.family.faults import Fault, did_you_mean, first_fault, shown
 from kinfolk.family.spec import Family
+from kinfolk.family.yaml_text import parse_mapping, parse_yaml, read_text
+
+_LAYOUT = "begin with `name:` and `members:`; see examples/"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def load_family(file_or_preset: str, overrides: Sequence[str] = ()) -> LoadedFam
     Raises KinfolkError naming file, field and a fix.
     """
     text, origin, folder = family_text(file_or_preset)
-    document = _parse(text, origin)
+    document = parse_mapping(text, origin, _LAYOUT)
     if isinstance(document, dict) and {"stages", "total_flops"} <= document.keys():
         raise KinfolkError(
             "this is a plan, which follows from a family file and is made anew from it",
@@ -57,12 +60,16 @@ def family_text(file_or_preset: str) -> tuple[str, str, Path]:
     if file_or_preset in preset_names():
         text = (_presets() / f"{file_or_preset}.yaml").read_text("utf-8")
         return text, f"{file_or_preset}.yaml (preset)", Path.cwd()
-    return _read(file_or_preset), file_or_preset, Path(file_or_preset).absolute().parent
+    missing = KinfolkError(
+        f"no family file {shown(file_or_preset, 200)} and no preset of that name",
+        fix=did_you_mean(file_or_preset, preset_names(), "give the path of a YAML file, or one of the presets"),
+    )
+    return read_text(file_or_preset, missing), file_or_preset, Path(file_or_preset).absolute().parent
 
 
 def parse_family(text: str, origin: str) -> Family:
     """The family in a YAML text; KinfolkError as from `load_family`."""
-    return validate_family(_parse(text, origin), origin)
+    return validate_family(parse_mapping(text, origin, _LAYOUT), origin)
 
 
 def validate_family(document: Any, origin: str, overrides: Sequence[str] = ()) -> Family:
@@ -103,73 +110,6 @@ def _presets() -> Any:
     return resources.files("kinfolk.family") / "presets"
 
 
-def _read(file: str) -> str:
-    path = Path(file)
-    try:
-        if not path.is_file():
-            raise KinfolkError(
-                f"no family file {shown(file, 200)} and no preset of that name",
-                fix=did_you_mean(file, preset_names(), "give the path of a YAML file, or one of the presets"),
-            )
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise KinfolkError(f"byte {error.start} is not UTF-8", where=file, fix="save the file as UTF-8 text") from None
-    except OSError as error:
-        raise KinfolkError(
-            f"cannot be read: {error.strerror}", where=shown(file, 200), fix="give the path of a readable YAML file"
-        ) from None
-
-
-class _DuplicateKeyError(yaml.MarkedYAMLError):
-    """Two values for one field, of which YAML would silently keep the last."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys, and whose merge keys (`<<: *anchor`) cannot be nested into a flood."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in lines:
-                problem = f"{shown(key.value)} is given twice, first in line {lines[key.value]}"
-                raise _DuplicateKeyError(problem=problem, problem_mark=key.start_mark)
-            lines[key.value] = key.start_mark.line + 1
-        return node
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        super().flatten_mapping(node)
-        if all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
-            node.value = list({key.value: (key, value) for key, value in node.value}.values())
-
-
-def _parse_yaml(text: str) -> Any:
-    """The value of a YAML text; raises YAMLError, ValueError (impossible dates and numbers) or RecursionError."""
-    return yaml.load(text, _Loader)
-
-
-def _parse(text: str, origin: str) -> dict[str, Any]:
-    try:
-        document = _parse_yaml(text)
-    except _DuplicateKeyError as error:
-        where = f"{origin}, line {error.problem_mark.line + 1}" if error.problem_mark else origin
-        raise KinfolkError(str(error.problem), where=where, fix="keep one of them") from None
-    except RecursionError:
-        raise KinfolkError("nested too deeply", where=origin, fix="see examples/ for the layout") from None
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{origin}, line {mark.line + 1}" if mark else origin
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise KinfolkError(f"not YAML: {problem}", where=where, fix="see examples/ for the layout") from None
-    if not isinstance(document, dict):
-        raise KinfolkError(
-            "holds no mapping of fields", where=origin, fix="begin with `name:` and `members:`; see examples/"
-        )
-    return document
-
-
 def _apply(document: dict[str, Any], override: str) -> None:
     """Set one field of the parsed file in place; list elements are addressed by their index."""
     where = f"--set {_cut(override)}"
@@ -178,7 +118,7 @@ def _apply(document: dict[str, Any], override: str) -> None:
     if not equals or not all(steps):
         raise KinfolkError("sets nothing", where=where, fix="write it as recipe.seed=3")
     try:
-        parsed = _parse_yaml(value)
+        parsed = parse_yaml(value)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise KinfolkError(f"{shown(value)} is not a YAML value", where=where, fix="put it in quotes") from None
     target: Any = document

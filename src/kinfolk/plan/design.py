@@ -20,7 +20,8 @@ from kinfolk.laws.rates import rate_rules
 from kinfolk.plan.allocate import Allocation, Limits, allocate, strategy_rule
 from kinfolk.plan.costs import matmul_flops_per_token
 from kinfolk.plan.ladder import shape_ladder
-from kinfolk.plan.memory import memory_by_part
+from kinfolk.plan.layouts import engine_layout
+from kinfolk.plan.memory import Load, memory_by_part
 from kinfolk.plan.stages import Plan
 from kinfolk.plan.strategies import plan_family
 from kinfolk.plan.wish import Wish
@@ -146,7 +147,8 @@ def _candidate(wish: Wish, sizes: tuple[float, ...], chosen: ChosenLaw) -> Candi
     total = np.array([count.total for count in counts], dtype=np.float64)
     counted = total if chosen.law.counting == "total" else np.array([float(count.non_embedding) for count in counts])
     if wish.memory is not None:
-        need = memory_by_part(total[-1], shapes[-1], context, wish.machines.gpus)["total"]
+        layout = engine_layout(wish.machines.gpus)
+        need = memory_by_part(shapes[-1], vocabulary, wish.architecture, layout, Load(context))["total"]
         if need > wish.memory:
             raise KinfolkError(
                 f"a member of {total[-1]:.3g} parameters takes {need / 1e9:.3g} GB of each of "

@@ -16,8 +16,9 @@ from kinfolk.plan.credit import loss_matched_credits
 from kinfolk.plan.design import Design, serving_flops
 from kinfolk.plan.document import plan_document
 from kinfolk.plan.family_file import family_fields
+from kinfolk.plan.layouts import engine_layout
 from kinfolk.plan.machines import GPU_MEMORY
-from kinfolk.plan.memory import memory_by_part
+from kinfolk.plan.memory import Load, memory_by_part
 from kinfolk.plan.wish import plain
 
 
@@ -66,7 +67,14 @@ def _member(made: Design, index: int, forecast: dict[str, Any], law: LossLaw) ->
     tokens = family.tokens(member)
     rules = rate_rules(count.non_embedding, tokens)
     peaks, batches = spread(rules)
-    memory = memory_by_part(count.total, member.shape, family.model.context_length, wish.machines.gpus)
+    memory = memory_by_part(
+        member.shape,
+        made.vocabulary,
+        family.model.architecture,
+        engine_layout(wish.machines.gpus),
+        Load(family.model.context_length),
+        family.recipe.optimizer.matrices == "muon",
+    )
     return {
         "name": member.name,
         "shape": member.shape.model_dump(),

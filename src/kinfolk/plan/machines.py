@@ -78,5 +78,10 @@ def check_gpu(gpu: str, utilisation: float) -> None:
     """KinfolkError for a GPU that is not known, and for a utilisation that is no share."""
     if gpu not in GPU_PEAK_FLOPS:
         raise KinfolkError(f"unknown GPU {gpu!r}", where="--gpu", fix=f"use one of {', '.join(GPU_PEAK_FLOPS)}")
+    check_utilisation(utilisation)
+
+
+def check_utilisation(utilisation: float) -> None:
+    """KinfolkError for what is no share."""
     if not 0 < utilisation <= 1:
         raise KinfolkError(f"{utilisation} is not a share", where="--utilisation", fix="use for example 0.4")

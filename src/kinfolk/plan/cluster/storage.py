@@ -1,0 +1,95 @@
+"""Checkpoints and growth as bytes and seconds."""
+
+from dataclasses import dataclass
+
+from kinfolk.family.recipe import Checkpoints
+from kinfolk.plan.cluster.description import Cluster
+from kinfolk.plan.tensors import ModelTensors, elements
+
+HASHED_BYTES_PER_SECOND = 1.5e9
+"""SHA-256 on one core with its own instructions. An assumption."""
+
+SAVING_SHARE = 0.02
+"""The most that saving by the clock costs (`kinfolk.train.saving`)."""
+
+GROWING_SECONDS = 3e-9
+"""Of the main process, for each element of the child's weights or moments (docs/results-growth.md: 0.8 to 3.8 ns)."""
+
+GROWING_BLOCK_BYTES, GROWING_BLOCKS, GROWING_THREADS, GROWING_PROCESS = 2**20, 12, 8, 0.4e9
+"""Streamed growth (`kinfolk.growth.checkpoint`): a block of rows of the child, how many like it one thread has at once,
+threads, and what Python and its packages take (docs/results-growth.md)."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Bytes of a training state in float32, as checkpoints hold it."""
+
+    weights: int
+    moments: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.moments
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What saving costs a stage."""
+
+    seconds: float
+    """Of one checkpoint: every process writes its part."""
+    hashing_seconds: float
+    """The main process reads it all again for its hash, while the others wait."""
+    checkpoints: int
+    """How many a stage writes, its last one included."""
+
+    @property
+    def total(self) -> float:
+        """Seconds that a stage spends on it."""
+        return self.checkpoints * (self.seconds + self.hashing_seconds)
+
+
+@dataclass(frozen=True)
+class Growing:
+    """What growing a parent's state into a child's takes today: the main process does it all."""
+
+    read: int
+    """Bytes, once for their hash and once for themselves."""
+    written: int
+    seconds: float
+    """Of reading, growing and writing; comparing the two models, where a build does, comes on top."""
+    host_bytes: float
+    """Memory of the main process's node: both states, both models, and a copy of each in float64 to compare them."""
+    streamed_bytes: float
+    """Memory of `kinfolk grow`, which has a few rows at a time and compares by streaming."""
+
+
+def state_of(tensors: ModelTensors, muon: bool) -> State:
+    """Weights, and AdamW's two averages or, of the layers' matrices under Muon, its one; and a step count a tensor."""
+    weights = 4 * tensors.parameters
+    momenta = 4 * tensors.layers * elements(tensors.hidden_matrices) if muon else 0
+    return State(weights, 2 * weights - momenta + 4 * tensors.count)
+
+
+def saving(state: State, steps: int, seconds: float, settings: Checkpoints, cluster: Cluster, gpus: int) -> Saving:
+    """Checkpoints of a stage of so many steps and seconds, by the recipe's settings."""
+    writing = state.total / cluster.storage(gpus)
+    hashing = state.total / min(HASHED_BYTES_PER_SECOND, cluster.storage(1))
+    if settings.steps is not None:
+        return Saving(writing, hashing, -(-steps // settings.steps))
+    between = max(settings.seconds, (writing + hashing) / SAVING_SHARE)
+    return Saving(writing, hashing, 1 + int(seconds / between))
+
+
+def growing(parent: State, child: State, cluster: Cluster, carries: bool) -> Growing:
+    """A growth with the optimizer's state (`carries`) or without; one process reads, grows, compares and writes."""
+    read = parent.total if carries else parent.weights
+    alone = cluster.storage(1)
+    hashed = (parent.total + child.total) / min(HASHED_BYTES_PER_SECOND, alone)
+    return Growing(
+        read=read + parent.total,
+        written=child.total,
+        seconds=hashed + (read + child.total) / alone + GROWING_SECONDS * child.total / 4,
+        host_bytes=float(read + child.total + 3 * (parent.weights + child.weights)),
+        streamed_bytes=GROWING_PROCESS + GROWING_THREADS * GROWING_BLOCKS * GROWING_BLOCK_BYTES,
+    )
