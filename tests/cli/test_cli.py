@@ -155,7 +155,7 @@ def test_plan_as_json(family: Path) -> None:
 
 @pytest.fixture
 def no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kinfolk.cli.plan.this_machine", lambda: 1e12)
+    monkeypatch.setattr("kinfolk.cli.plan_family.this_machine", lambda: 1e12)
 
 
 def planned(*arguments: str) -> dict[str, Any]:

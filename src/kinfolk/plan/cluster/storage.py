@@ -17,7 +17,7 @@ GROWING_SECONDS = 3e-9
 
 GROWING_BLOCK_BYTES, GROWING_BLOCKS, GROWING_THREADS, GROWING_PROCESS = 2**20, 12, 8, 0.4e9
 """Streamed growth (`kinfolk.growth.checkpoint`): a block of rows of the child, how many like it one thread has at once,
-threads, and what Python and its packages take (docs/results-growth.md)."""
+threads at most, and what Python and its packages take (docs/results-growth.md)."""
 
 
 @dataclass(frozen=True)
