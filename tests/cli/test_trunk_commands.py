@@ -57,7 +57,7 @@ def test_the_strategies_side_by_side(tmp_path: Path) -> None:
 
 
 def test_a_plan_with_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kinfolk.cli.plan.this_machine", lambda: 1e12)
+    monkeypatch.setattr("kinfolk.cli.plan_family.this_machine", lambda: 1e12)
     options = [
         "--strategy",
         "trunk",
@@ -100,7 +100,7 @@ def test_the_report_shows_stages_at_patch_level(run: Path, tmp_path: Path) -> No
 
 def test_the_plan_of_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four versions at a decay share of 0.6 cost 58 % of from scratch (LR path switching)."""
-    monkeypatch.setattr("kinfolk.cli.plan.this_machine", lambda: 1e12)
+    monkeypatch.setattr("kinfolk.cli.plan_family.this_machine", lambda: 1e12)
     path = tmp_path / "family.yaml"
     listed = ", ".join(f"{{name: {year}, train: [{{path: of-{year}}}]}}" for year in (2026, 2027, 2028))
     path.write_text(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import pytest
@@ -69,11 +69,11 @@ SHARDED = [
     ("paper-1b-8b", "1b", 1024, "muon"),
     ("paper-1b-8b", "2b", 8, "muon"),
     ("paper-1b-8b", "4b", 8, "adamw"),
-    ("paper-1b-8b", "8b", 8, "adamw"),
-    ("ladder-8b-70b", "8b", 64, "muon"),
+    ("paper-1b-8b", "8b", 8, "muon"),
+    ("ladder-8b-70b", "8b", 1024, "adamw"),
     ("ladder-8b-70b", "16b", 8, "adamw"),
     ("ladder-8b-70b", "32b", 8, "adamw"),
-    ("ladder-8b-70b", "70b", 1024, "adamw"),
+    ("ladder-8b-70b", "70b", 64, "adamw"),
 ]
 
 
@@ -133,10 +133,13 @@ def test_growth_maps_every_tensor_of_the_child(ladder: str) -> None:
         assert list(origins) == list(wanted)
         layers = layer_map(parent.num_hidden_layers, child.num_hidden_layers, source.operator.depth)
         assert sum(layer.is_new for layer in layers) == child.num_hidden_layers - parent.num_hidden_layers
+        checked: set[Any] = set()
         for name, origin in origins.items():
             size = tuple(held[origin.name].shape)
             origin.width.axes.check(size, origin.axes, name)
             assert origin.width.axes.child_size(size, origin.axes) == tuple(wanted[name].shape), name
             for axis, units in zip(origin.axes, size, strict=True):
                 growth = origin.width.axes.axis(axis)
-                assert growth is None or set(growth.index.tolist()) <= set(range(units))
+                if growth is not None and (axis, units) not in checked:
+                    checked.add((axis, units))
+                    assert set(growth.index.tolist()) <= set(range(units))
