@@ -143,7 +143,7 @@ def test_a_step_without_communication_runs_at_the_kernels_share() -> None:
     work = Work(LLAMA_8B, 128_256, "llama", 8192, 4, muon=False)
     step = step_on(work, Layout(1, 1), H100, 2, 0.4)
     assert step.utilisation == pytest.approx(0.4)
-    assert (step.load.micro_batches, step.waiting_seconds) == (2, 0)
+    assert (step.portion.micro_batches, step.waiting_seconds) == (2, 0)
     again = step_on(work, Layout(1, 1, checkpointing=True), H100, 2, 0.4)
     assert again.seconds == pytest.approx(4 / 3 * step.seconds)
     muon = step_on(Work(LLAMA_8B, 128_256, "llama", 8192, 4, muon=True), Layout(1, 1), H100, 2, 0.4)
@@ -157,7 +157,7 @@ def test_accumulation_saves_reductions_and_hybrid_sharding_saves_the_network() -
     )
     assert each.traffic.scattered == 4 * summed.traffic.scattered
     assert each.seconds > summed.seconds
-    assert each.memory["whole gradients"] < summed.memory["whole gradients"]
+    assert each.memory["whole_gradients"] < summed.memory["whole_gradients"]
     # Gathering leaves the node no more; the one reduction of a step costs twice as much between the nodes.
     hybrid = step_on(work, Layout(64, 8, "bfloat16"), H100, 1, 0.4)
     assert hybrid.memory["weights"] == 8 * summed.memory["weights"]

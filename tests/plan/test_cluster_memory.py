@@ -15,7 +15,7 @@ from kinfolk.family.shapes import Architecture, Shape
 from kinfolk.family.spec import Model
 from kinfolk.plan.activations import head_bytes, layer_bytes, layer_input_bytes, outside_bytes
 from kinfolk.plan.layouts import Layout, Precision, engine_layout, lacking
-from kinfolk.plan.memory import Load, memory_by_part
+from kinfolk.plan.memory import Portion, memory_by_part
 from kinfolk.plan.stages import Token
 from kinfolk.plan.tensors import elements, model_tensors
 from kinfolk.train.gradients import accumulate
@@ -58,7 +58,7 @@ def kept(model: nn.Module) -> Iterator[Counter[str]]:
         if storage.data_ptr() not in own and storage.data_ptr() not in seen:
             is_cast = tensor.dtype == torch.bfloat16 and {tuple(tensor.shape), tuple(tensor.T.shape)} & weights
             # Alive, so that no other gets its address.
-            seen[storage.data_ptr()] = ("cast weights" if is_cast else "activations", storage)
+            seen[storage.data_ptr()] = ("cast_weights" if is_cast else "activations", storage)
         return tensor
 
     found: Counter[str] = Counter()
@@ -89,7 +89,7 @@ def test_activations_are_what_torch_keeps(shape: Shape, architecture: Architectu
     planned -= (rows - 1) * context * 2 * stream * shape.head_dim
     assert found["activations"] == planned
     matrices = model_tensors(shape, VOCABULARY, architecture).hidden_matrices
-    assert found["cast weights"] == (2 * layers * elements(matrices) if precision == "autocast" else 0)
+    assert found["cast_weights"] == (2 * layers * elements(matrices) if precision == "autocast" else 0)
 
 
 def test_a_checkpointed_layer_keeps_its_input() -> None:
@@ -101,7 +101,7 @@ def test_a_checkpointed_layer_keeps_its_input() -> None:
     inputs = GROUPED.num_hidden_layers * layer_input_bytes(GROUPED, "float32")
     # What goes into every layer besides its input (positions, sine and cosine) is kept once more: within 10 %.
     assert found["activations"] == pytest.approx(64 * (inputs + outside), rel=0.1)
-    layout, load = Layout(8, 8, "float32"), Load(64)
+    layout, load = Layout(8, 8, "float32"), Portion(64)
     whole, saved = (
         memory_by_part(GROUPED, VOCABULARY, "llama", each, load)["activations"]
         for each in (layout, Layout(8, 8, "float32", checkpointing=True))
@@ -147,11 +147,11 @@ def test_autocast_keeps_whole_weights_under_fsdp_and_a_policy_does_not() -> None
         fully_shard(gathered, mesh=engine.mesh, mp_policy=policy)
         with kept(shapes) as by_policy:
             gathered(tokens)
-    assert by_autocast["cast weights"] == whole
+    assert by_autocast["cast_weights"] == whole
     # Embedding and head are outside the blocks, and stay.
-    assert by_policy["cast weights"] <= 2 * VOCABULARY * GROUPED.hidden_size < whole / 10
+    assert by_policy["cast_weights"] <= 2 * VOCABULARY * GROUPED.hidden_size < whole / 10
     planned = [
-        memory_by_part(GROUPED, VOCABULARY, "llama", layout, Load(32))["cast weights"]
+        memory_by_part(GROUPED, VOCABULARY, "llama", layout, Portion(32))["cast_weights"]
         for layout in (engine_layout(4), Layout(4, 4, "bfloat16"))
     ]
     assert planned == [whole, 0]
@@ -167,9 +167,9 @@ def test_gradients_of_several_micro_batches_are_whole_on_every_gpu() -> None:
         accumulate(objective, _Watched(micro_batches, objective), 48, "float32", engine)
         whole = _Watched.largest
     assert whole == 4 * tensors.parameters
-    load = Load(16, micro_batches=3)
-    assert memory_by_part(GROUPED, VOCABULARY, "llama", engine_layout(4), load)["whole gradients"] == whole
-    once = memory_by_part(GROUPED, VOCABULARY, "llama", engine_layout(4), Load(48))["whole gradients"]
+    load = Portion(16, micro_batches=3)
+    assert memory_by_part(GROUPED, VOCABULARY, "llama", engine_layout(4), load)["whole_gradients"] == whole
+    once = memory_by_part(GROUPED, VOCABULARY, "llama", engine_layout(4), Portion(48))["whole_gradients"]
     assert once == 4 * (2 * elements(tensors.block) + elements(tensors.outside))
 
 
@@ -225,7 +225,7 @@ def test_what_torchtitan_measured_of_more_gpus() -> None:
     """Llama 3.1 8B, FSDP2 with weights gathered in bfloat16: 82.4 GiB on each of 8 H100 and 67.0 on each of 128, with
     all else alike (pytorch/torchtitan, benchmarks/llama3_h100_202412, tables 1 and 3)."""
     few, many = (
-        memory_by_part(LLAMA_8B, 128_256, "llama", Layout(gpus, gpus, "bfloat16"), Load(16_384))["total"]
+        memory_by_part(LLAMA_8B, 128_256, "llama", Layout(gpus, gpus, "bfloat16"), Portion(16_384))["total"]
         for gpus in (8, 128)
     )
     assert (few - many) / 2**30 == pytest.approx(82.4 - 67.0, rel=0.1)
@@ -234,7 +234,7 @@ def test_what_torchtitan_measured_of_more_gpus() -> None:
 def test_what_torchtitan_trained_on_gpus_of_80_gb() -> None:
     """On 64 A100 of 80 GB, a sequence of 8,192 each: Llama 3 70B with full checkpointing (pytorch/torchtitan,
     docs/performance.md). It fits, and without checkpointing or as the engine is it does not."""
-    load = Load(8192)
+    load = Portion(8192)
 
     def total(layout: Layout) -> float:
         return memory_by_part(LLAMA_70B, 128_256, "llama", layout, load)["total"]
@@ -250,11 +250,11 @@ def test_what_torchtitan_trained_on_gpus_of_80_gb() -> None:
 def test_muon_keeps_one_moment_of_the_matrices() -> None:
     tensors = model_tensors(LLAMA_8B, 128_256, "llama")
     adamw, muon = (
-        memory_by_part(LLAMA_8B, 128_256, "llama", engine_layout(1), Load(2048), muon=each) for each in (False, True)
+        memory_by_part(LLAMA_8B, 128_256, "llama", engine_layout(1), Portion(2048), muon=each) for each in (False, True)
     )
     assert adamw["optimizer"] == 8 * tensors.parameters
     assert adamw["optimizer"] - muon["optimizer"] == 4 * 32 * elements(tensors.hidden_matrices)
-    assert adamw["gathered"] == adamw["whole gradients"] == 0  # one GPU has everything once
+    assert adamw["gathered"] == adamw["whole_gradients"] == 0  # one GPU has everything once
     assert sum(size for part, size in muon.items() if part != "total") == pytest.approx(muon["total"])
 
 

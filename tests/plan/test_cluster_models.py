@@ -17,7 +17,7 @@ from kinfolk.growth.depth import layer_map
 from kinfolk.growth.grow import origins_of
 from kinfolk.plan.cluster.storage import state_of
 from kinfolk.plan.layouts import engine_layout
-from kinfolk.plan.memory import Load, memory_by_part
+from kinfolk.plan.memory import Portion, memory_by_part
 from kinfolk.plan.stages import Grow, Token
 from kinfolk.plan.strategies import plan_family
 from kinfolk.plan.tensors import model_tensors
@@ -80,7 +80,7 @@ SHARDED = [
 @pytest.mark.parametrize(("ladder", "name", "gpus", "matrices"), SHARDED)
 def test_shards_and_optimizer_state_are_those_of_fsdp(ladder: str, name: str, gpus: int, matrices: Matrices) -> None:
     family, shape = member(ladder, name)
-    layout, load = engine_layout(gpus), Load(2048)
+    layout, load = engine_layout(gpus), Portion(2048)
     planned = memory_by_part(shape, family.embedding_rows, "llama", layout, load, muon=matrices == "muon")
     weights, moments = sharded_bytes(family, shape, gpus, 0, matrices)
     assert (weights, moments) == (planned["weights"], planned["optimizer"])

@@ -60,7 +60,8 @@ def _print_members(document: dict[str, Any]) -> None:
     )
     print_law(document["forecast"])
     memory = [member["memory"] for member in document["members"]][-1]
-    parts = ", ".join(f"{size / 1e9:.3g} {part}" for part, size in memory.items() if size and part != "total")
+    sizes = {part.replace("_", " "): size for part, size in memory.items() if size and part != "total"}
+    parts = ", ".join(f"{size / 1e9:.3g} {part}" for part, size in sizes.items())
     gpus = document["machines"]["gpus"]
     print(f"memory of the largest on each of {gpus} GPUs, in GB: {parts} (of one sequence)")
     for member in document["members"]:

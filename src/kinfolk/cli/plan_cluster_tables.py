@@ -84,7 +84,8 @@ def _print_stages(plan: dict[str, Any], at: str) -> None:
 def _print_memory(plan: dict[str, Any], at: str) -> None:
     names = [name for name in plan["stages"][0]["memory"] if any(stage["memory"][name] for stage in plan["stages"])]
     rows = [[stage["name"], *(f"{stage['memory'][name] / 1e9:,.3g}" for name in names)] for stage in plan["stages"]]
-    print_table(f"memory of a GPU on {at}, GB", ("stage", *names), rows)
+    headings = (name.replace("_", " ") for name in names)
+    print_table(f"memory of a GPU on {at}, GB", ("stage", *headings), rows)
 
 
 def _print_members(plan: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from kinfolk.plan.allocate import Allocation, Limits, allocate, strategy_rule
 from kinfolk.plan.costs import matmul_flops_per_token
 from kinfolk.plan.ladder import shape_ladder
 from kinfolk.plan.layouts import engine_layout
-from kinfolk.plan.memory import Load, memory_by_part
+from kinfolk.plan.memory import Portion, memory_by_part
 from kinfolk.plan.stages import Plan
 from kinfolk.plan.strategies import plan_family
 from kinfolk.plan.wish import Wish
@@ -148,7 +148,7 @@ def _candidate(wish: Wish, sizes: tuple[float, ...], chosen: ChosenLaw) -> Candi
     counted = total if chosen.law.counting == "total" else np.array([float(count.non_embedding) for count in counts])
     if wish.memory is not None:
         layout = engine_layout(wish.machines.gpus)
-        need = memory_by_part(shapes[-1], vocabulary, wish.architecture, layout, Load(context))["total"]
+        need = memory_by_part(shapes[-1], vocabulary, wish.architecture, layout, Portion(context))["total"]
         if need > wish.memory:
             raise KinfolkError(
                 f"a member of {total[-1]:.3g} parameters takes {need / 1e9:.3g} GB of each of "

@@ -18,7 +18,7 @@ from kinfolk.plan.document import plan_document
 from kinfolk.plan.family_file import family_fields
 from kinfolk.plan.layouts import engine_layout
 from kinfolk.plan.machines import GPU_MEMORY
-from kinfolk.plan.memory import Load, memory_by_part
+from kinfolk.plan.memory import Portion, memory_by_part
 from kinfolk.plan.wish import plain
 
 
@@ -72,7 +72,7 @@ def _member(made: Design, index: int, forecast: dict[str, Any], law: LossLaw) ->
         made.vocabulary,
         family.model.architecture,
         engine_layout(wish.machines.gpus),
-        Load(family.model.context_length),
+        Portion(family.model.context_length),
         family.recipe.optimizer.matrices == "muon",
     )
     return {

@@ -21,7 +21,7 @@ RESERVE_BYTES = 2e9
 
 
 @dataclass(frozen=True)
-class Load:
+class Portion:
     """What a GPU works on in one step."""
 
     positions: int
@@ -35,7 +35,7 @@ def memory_by_part(
     vocab_size: int,
     architecture: Architecture,
     layout: Layout,
-    load: Load,
+    portion: Portion,
     muon: bool = False,
 ) -> dict[str, float]:
     """Bytes on the fullest GPU of a layout.
@@ -45,11 +45,11 @@ def memory_by_part(
     optimizer         AdamW's two averages, 8 bytes; of the matrices of the layers under Muon its momentum alone, 4
     gathered          whole parameters: two blocks, the one that computes and the one that is fetched ahead (FSDP2,
                       Zhao et al., arXiv 2304.11277, section 3.3.2), and what lies outside the blocks, which stays
-    cast weights      bfloat16 copies of all matrices of the layers, 2 bytes of each parameter of the whole model: what
+    cast_weights      bfloat16 copies of all matrices of the layers, 2 bytes of each parameter of the whole model: what
                       autocast hands to a product is kept for the backward pass, and no sharding frees it
-    whole gradients   of two blocks and of what lies outside, before they are reduced; of the whole model where the
+    whole_gradients   of two blocks and of what lies outside, before they are reduced; of the whole model where the
                       gradients of several micro-batches are summed before that
-    optimizer's work  under Muon, one whole matrix: gathered, as momentum, as update, and four in bfloat16
+    optimizer_work    under Muon, one whole matrix: gathered, as momentum, as update, and four in bfloat16
     activations       `kinfolk.plan.activations`; with checkpointing the inputs of all layers, and one layer
     head              `kinfolk.plan.activations.head_bytes`
     reserve           `RESERVE_SHARE` of all this and `RESERVE_BYTES`
@@ -62,11 +62,11 @@ def memory_by_part(
         "gradients": FLOAT32_BYTES * shard,
         "optimizer": FLOAT32_BYTES * (2 * shard - momenta),
         "gathered": _gathered(tensors, layout),
-        "cast weights": _cast_weights(tensors, layout),
-        "whole gradients": _whole_gradients(tensors, layout, load),
-        "optimizer's work": _muon_work(tensors) if muon else 0,
-        "activations": load.positions * _activations(shape, architecture, layout),
-        "head": head_bytes(shape, vocab_size, load.positions, layout.precision),
+        "cast_weights": _cast_weights(tensors, layout),
+        "whole_gradients": _whole_gradients(tensors, layout, portion),
+        "optimizer_work": _muon_work(tensors) if muon else 0,
+        "activations": portion.positions * _activations(shape, architecture, layout),
+        "head": head_bytes(shape, vocab_size, portion.positions, layout.precision),
     }
     reserve = RESERVE_SHARE * sum(parts.values()) + RESERVE_BYTES
     found = {name: float(value) for name, value in parts.items()} | {"reserve": reserve}
@@ -85,10 +85,10 @@ def _cast_weights(tensors: ModelTensors, layout: Layout) -> int:
     return product_bytes(layout.precision) * tensors.layers * elements(tensors.hidden_matrices)
 
 
-def _whole_gradients(tensors: ModelTensors, layout: Layout, load: Load) -> int:
+def _whole_gradients(tensors: ModelTensors, layout: Layout, portion: Portion) -> int:
     if layout.group == 1:
         return 0
-    if load.micro_batches > 1 and not layout.reduces_each:
+    if portion.micro_batches > 1 and not layout.reduces_each:
         return FLOAT32_BYTES * tensors.parameters
     return FLOAT32_BYTES * (min(2, tensors.layers) * elements(tensors.block) + elements(tensors.outside))
 

@@ -42,7 +42,7 @@ def misfit_text(stage: str, memory: Mapping[str, float], cluster: Cluster) -> st
     part = max((name for name in memory if name != "total"), key=lambda name: memory[name])
     return (
         f"{stage} takes {memory['total'] / 1e9:.3g} GB of a GPU with {cluster.memory_gb:g}, "
-        f"{memory[part] / 1e9:.3g} of it for {part}"
+        f"{memory[part] / 1e9:.3g} of it for {part.replace('_', ' ')}"
     )
 
 

@@ -21,7 +21,7 @@ def stage_document(question: Question, stage: Stage, work: Work, step: Step, gpu
     grown = _growth(question, stage, work)
     growth_seconds = grown["seconds"] if grown else 0.0
     positions = work.rows * work.context_length
-    whole = head_bytes(work.shape, work.vocab_size, step.load.positions, step.layout.precision, chunked=False)
+    whole = head_bytes(work.shape, work.vocab_size, step.portion.positions, step.layout.precision, chunked=False)
     return {
         "name": stage.name,
         "member": stage.member,
@@ -29,7 +29,7 @@ def stage_document(question: Question, stage: Stage, work: Work, step: Step, gpu
         "layout": asdict(step.layout) | {"text": describe(step.layout)},
         "rows_per_step": work.rows,
         "rows_at_once": step.rows_at_once,
-        "micro_batches": step.load.micro_batches,
+        "micro_batches": step.portion.micro_batches,
         "memory": step.memory,
         "head_of_whole_logits": whole,
         "traffic_bytes": asdict(step.traffic) | {"total": step.traffic.total},

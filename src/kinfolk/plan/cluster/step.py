@@ -8,7 +8,7 @@ from kinfolk.plan.cluster.communication import Traffic, traffic, waiting
 from kinfolk.plan.cluster.description import Cluster
 from kinfolk.plan.costs import matmul_flops_per_token
 from kinfolk.plan.layouts import Layout
-from kinfolk.plan.memory import Load, memory_by_part
+from kinfolk.plan.memory import Portion, memory_by_part
 from kinfolk.plan.tensors import ModelTensors, model_tensors
 
 NEWTON_SCHULZ_STEPS = 5
@@ -46,7 +46,7 @@ class Step:
     layout: Layout
     rows_at_once: int
     """Rows in a micro-batch of a GPU."""
-    load: Load
+    portion: Portion
     memory: dict[str, float]
     fits: bool
     traffic: Traffic
@@ -71,26 +71,26 @@ def step_on(work: Work, layout: Layout, cluster: Cluster, rows_at_once: int, eff
     """
     rows = work.rows // layout.gpus
     at_once = min(rows_at_once, rows)
-    load = Load(at_once * work.context_length, -(-rows // at_once))
-    memory = memory_by_part(work.shape, work.vocab_size, work.architecture, layout, load, work.muon)
+    portion = Portion(at_once * work.context_length, -(-rows // at_once))
+    memory = memory_by_part(work.shape, work.vocab_size, work.architecture, layout, portion, work.muon)
     speed = cluster.peak * efficiency
-    forward = work.row_flops * rows / 3 / load.micro_batches / speed
+    forward = work.row_flops * rows / 3 / portion.micro_batches / speed
     backward = (3 if layout.checkpointing else 2) * forward
     waits = waiting(work.tensors, layout, cluster, work.muon)
-    reductions = load.micro_batches if layout.reduces_each else 1
-    seconds = load.micro_batches * (waits.bare + max(forward, waits.forward))
-    seconds += (load.micro_batches - reductions) * max(backward, waits.backward)
+    reductions = portion.micro_batches if layout.reduces_each else 1
+    seconds = portion.micro_batches * (waits.bare + max(forward, waits.forward))
+    seconds += (portion.micro_batches - reductions) * max(backward, waits.backward)
     seconds += reductions * (max(backward, waits.backward + waits.reducing) + waits.bare_end)
     orthogonal = _muon_flops(work.tensors) / layout.group / speed if work.muon else 0.0
     seconds += waits.muon + orthogonal
     return Step(
         layout=layout,
         rows_at_once=at_once,
-        load=load,
+        portion=portion,
         memory=memory,
         fits=memory["total"] <= cluster.memory,
-        traffic=traffic(work.tensors, layout, load.micro_batches, work.muon),
-        compute_seconds=load.micro_batches * (forward + backward) + orthogonal,
+        traffic=traffic(work.tensors, layout, portion.micro_batches, work.muon),
+        compute_seconds=portion.micro_batches * (forward + backward) + orthogonal,
         seconds=seconds,
         utilisation=work.row_flops * rows / (seconds * cluster.peak),
     )
