@@ -14,6 +14,7 @@ from kinfolk.family.load import load_family
 from kinfolk.family.shapes import Shape
 from kinfolk.family.spec import Family
 from kinfolk.train.engine import Engine
+from kinfolk.train.layout import Layout
 from kinfolk.train.model import config_for
 
 LADDERS = {name: load_family(name).family for name in ("paper-1b-8b", "ladder-8b-70b")}
@@ -34,11 +35,13 @@ def meta_model(family: Family, shape: Shape) -> Any:
 
 
 @contextmanager
-def fake_engine(gpus: int, rank: int = 0) -> Iterator[Engine]:
+def fake_engine(gpus: int, rank: int = 0, replicas: int = 1) -> Iterator[Engine]:
     """kinfolk's engine as one of many processes, the others of which do not exist: nothing is really sent."""
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=gpus)
     try:
-        yield Engine(torch.device("cpu"), rank, gpus, init_device_mesh("cpu", (gpus,)))
+        names = {"mesh_dim_names": ("replicate", "shard")} if replicas > 1 else {}
+        mesh = init_device_mesh("cpu", (replicas, gpus // replicas) if replicas > 1 else (gpus,), **names)
+        yield Engine(torch.device("cpu"), rank, gpus, mesh, Layout(replicas))
     finally:
         dist.destroy_process_group()
 

@@ -9,7 +9,6 @@ from fake_cluster import fake_engine
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cluster_memory import GROUPED, LLAMA_8B, VOCABULARY, real_model
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -48,35 +47,39 @@ class Sent(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_engine_sends_what_the_plan_says() -> None:
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_engine_sends_what_the_plan_says(replicas: int) -> None:
+    """Three micro-batches on four GPUs, or on two groups of them."""
     micro_batches = list(torch.randint(VOCABULARY, (3, 1, 17)))
-    with fake_engine(4) as engine:
-        objective = stage_loss(real_model(GROUPED, "llama"), Token(), torch.float32)
-        engine.distribute(objective)
+    gpus = 4 * replicas
+    with fake_engine(gpus, replicas=replicas) as engine:
+        objective = stage_loss(real_model(GROUPED, "llama"), Token(), torch.bfloat16)
+        engine.distribute(objective, "bfloat16")
         with Sent() as sent:
-            accumulate(objective, micro_batches, 48, "float32", engine)
-    planned = traffic(TENSORS, engine_layout(4), micro_batches=3, muon=False)
+            accumulate(objective, micro_batches, 48, "bfloat16", engine)
+    planned = traffic(TENSORS, engine_layout(gpus, replicas), micro_batches=3, muon=False)
     # Of what is gathered or scattered, each GPU has its own quarter already.
     assert sent.bytes["allgather"] * 3 / 4 == planned.gathered_forward + planned.gathered_backward
     assert sent.bytes["reduce"] * 3 / 4 == planned.scattered
-    assert sent.bytes["allreduce"] == planned.summed == planned.muon == 0
+    # An all-reduce of M bytes over 2 replicas brings each 2 x 1/2 M.
+    assert sent.bytes["allreduce"] == planned.summed
+    assert (planned.summed > 0) == (replicas > 1) and planned.muon == 0
 
 
-def test_hybrid_sharding_in_bfloat16_sends_what_the_plan_says() -> None:
+def test_all_in_bfloat16_and_reduced_each_time_is_what_the_plan_says() -> None:
+    """What the engine does not do, by FSDP2 itself."""
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    with fake_engine(8):
-        mesh = init_device_mesh("cpu", (2, 4), mesh_dim_names=("replicate", "shard"))
+    with fake_engine(8, replicas=2) as engine:
         objective = stage_loss(real_model(GROUPED, "llama"), Token(), torch.bfloat16)
         for block in objective.model.base_model.layers:
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(objective, mesh=mesh, mp_policy=policy)
+            fully_shard(block, mesh=engine.mesh, mp_policy=policy)
+        fully_shard(objective, mesh=engine.mesh, mp_policy=policy)
         with Sent() as sent:
             for tokens in torch.randint(VOCABULARY, (2, 1, 17)):
                 objective(tokens).minimised.backward()
     planned = traffic(TENSORS, Layout(8, 4, "bfloat16", reduces_each=True), micro_batches=2, muon=False)
     assert sent.bytes["allgather"] * 3 / 4 == planned.gathered_forward + planned.gathered_backward
     assert sent.bytes["reduce"] * 3 / 4 == planned.scattered
-    # An all-reduce of M bytes over 2 replicas brings each 2 x 1/2 M.
     assert sent.bytes["allreduce"] == planned.summed
 
 

@@ -9,12 +9,11 @@ import pytest
 import torch
 from fake_cluster import fake_engine
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from kinfolk.family.shapes import Architecture, Shape
 from kinfolk.family.spec import Model
 from kinfolk.plan.activations import head_bytes, layer_bytes, layer_input_bytes, outside_bytes
-from kinfolk.plan.layouts import Layout, Precision, engine_layout, lacking
+from kinfolk.plan.layouts import Layout, Precision, engine_layout, engine_options, lacking
 from kinfolk.plan.memory import Portion, memory_by_part
 from kinfolk.plan.stages import Token
 from kinfolk.plan.tensors import elements, model_tensors
@@ -49,16 +48,16 @@ def real_model(shape: Shape, architecture: Architecture) -> Any:
 @contextmanager
 def kept(model: nn.Module) -> Iterator[Counter[str]]:
     """Bytes that autograd saves for the backward pass, by kind, each storage once; the parameters' own are none."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     weights = {tuple(parameter.shape) for parameter in model.parameters() if parameter.dim() == 2}
     seen: dict[int, tuple[str, Any]] = {}
 
     def look(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own and storage.data_ptr() not in seen:
+        if storage._cdata not in own and storage._cdata not in seen:
             is_cast = tensor.dtype == torch.bfloat16 and {tuple(tensor.shape), tuple(reversed(tensor.shape))} & weights
-            # Alive, so that no other gets its address.
-            seen[storage.data_ptr()] = ("cast_weights" if is_cast else "activations", storage)
+            # Alive, so that no other gets its place.
+            seen[storage._cdata] = ("cast_weights" if is_cast else "activations", storage)
         return tensor
 
     found: Counter[str] = Counter()
@@ -130,30 +129,36 @@ def test_the_head_keeps_two_gradients(precision: Precision) -> None:
 # What no sharding divides
 
 
-def test_autocast_keeps_whole_weights_under_fsdp_and_a_policy_does_not() -> None:
-    tokens = torch.randint(VOCABULARY, (2, 16))  # 30 positions: no activation has the size of a weight
+def test_the_engine_frees_gathered_weights_and_keeps_what_mixed_says() -> None:
+    """Gathered in bfloat16, weights need no casts by autocast, which no sharding would free."""
+    rows, context = 2, 15
+    tokens = torch.randint(VOCABULARY, (rows, context + 1))  # 30 positions: no activation has the size of a weight
     tensors = model_tensors(GROUPED, VOCABULARY, "llama")
-    whole = 2 * tensors.layers * elements(tensors.hidden_matrices)
     shapes = real_model(GROUPED, "llama")
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     with fake_engine(4) as engine:
-        autocast, gathered = (stage_loss(real_model(GROUPED, "llama"), Token(), torch.bfloat16) for _ in range(2))
-        engine.distribute(autocast)
-        with kept(shapes) as by_autocast, engine.autocast("bfloat16"):
-            autocast(tokens)
-        for block in gathered.model.base_model.layers:
-            fully_shard(block, mesh=engine.mesh, mp_policy=policy)
-        fully_shard(gathered, mesh=engine.mesh, mp_policy=policy)
-        with kept(shapes) as by_policy:
-            gathered(tokens)
-    assert by_autocast["cast_weights"] == whole
-    # Embedding and head are outside the blocks, and stay.
-    assert by_policy["cast_weights"] <= 2 * VOCABULARY * GROUPED.hidden_size < whole / 10
-    planned = [
-        memory_by_part(GROUPED, VOCABULARY, "llama", layout, Portion(32))["cast_weights"]
-        for layout in (engine_layout(4), Layout(4, 4, "bfloat16"))
+        gathered, cast = (stage_loss(real_model(GROUPED, "llama"), Token(), torch.bfloat16) for _ in range(2))
+        engine.distribute(gathered, "bfloat16")
+        engine.distribute(cast, "float32")
+        found = []
+        for objective in (gathered, cast):
+            with kept(shapes) as saved, engine.autocast("bfloat16"):
+                objective(tokens)
+            found.append(saved)
+    assert found[0]["cast_weights"] == 0
+    assert found[1]["cast_weights"] == 2 * tensors.layers * elements(tensors.hidden_matrices)
+    # Sine and cosine are one row's; the head keeps the gradients of hidden states and of its weight.
+    layers = GROUPED.num_hidden_layers
+    planned = rows * context * (layers * layer_bytes(GROUPED, "llama", "mixed") + outside_bytes(GROUPED, "mixed"))
+    planned -= (rows - 1) * context * 2 * 4 * GROUPED.head_dim
+    planned += 4 * GROUPED.hidden_size * (rows * context + VOCABULARY)
+    # The last norm's weight, gathered as long as the pass takes, and the token that only is a target.
+    planned += 4 * GROUPED.hidden_size + 8 * rows
+    assert found[0]["activations"] == planned
+    parts = [
+        memory_by_part(GROUPED, VOCABULARY, "llama", engine_layout(gpus), Portion(32))["cast_weights"]
+        for gpus in (4, 1)
     ]
-    assert planned == [whole, 0]
+    assert parts == [0, found[1]["cast_weights"]]
 
 
 def test_gradients_of_several_micro_batches_are_whole_on_every_gpu() -> None:
@@ -258,9 +263,10 @@ def test_muon_keeps_one_moment_of_the_matrices() -> None:
 
 
 def test_what_the_engine_lacks() -> None:
-    assert lacking(engine_layout(64)) == []
-    assert lacking(Layout(64, 8, "bfloat16", checkpointing=True)) == [
-        "gathering weights in bfloat16",
-        "activation checkpointing",
-        "hybrid sharding",
+    assert lacking(engine_layout(64)) == lacking(engine_layout(1)) == []
+    assert lacking(engine_layout(64, replicas=8, checkpointing=True)) == []
+    assert engine_options(engine_layout(64)) == []
+    assert lacking(Layout(64, 8, "bfloat16", reduces_each=True)) == [
+        "a residual stream in bfloat16",
+        "reducing the gradients of every micro-batch",
     ]

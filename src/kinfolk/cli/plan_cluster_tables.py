@@ -57,7 +57,7 @@ def _print_counts(document: dict[str, Any]) -> None:
 
 def _print_stages(plan: dict[str, Any], at: str) -> None:
     headings = ["parameters", "layout", "rows a step", "at once", "GB received", "step", "waiting", "of the peak"]
-    headings += ["tokens/s a GPU", "steps", "training", "checkpoint", "saving"]
+    headings += ["tokens/s a GPU", "steps", "training", "checkpoint", "written in"]
     rows = [
         [
             stage["name"],
@@ -74,7 +74,7 @@ def _print_stages(plan: dict[str, Any], at: str) -> None:
             duration(stage["seconds"]),
             f"{stage['checkpoint']['bytes'] / 1e9:,.0f} GB",
             f"{stage['checkpoint']['checkpoints']} x "
-            f"{duration(stage['checkpoint']['seconds'] + stage['checkpoint']['hashing_seconds'])}",
+            f"{duration(stage['checkpoint']['writing_seconds'] + stage['checkpoint']['hashing_seconds'])}",
         ]
         for stage in plan["stages"]
     ]
@@ -119,9 +119,11 @@ def _print_notes(document: dict[str, Any], count: dict[str, Any]) -> None:
         f"assumed: kernels reach {assumed['kernel_efficiency']:.0%} of the peak, links "
         f"{assumed['bandwidth_share']:.0%} of theirs; {assumed['overlap']}"
     )
-    sequences = count["engine"].get("sequences_per_micro_batch")
-    if sequences and count["engine"]["runs"]:
-        print(f"note: so it needs recipe.sequences_per_micro_batch {sequences}; what is set does not fit")
+    if count["engine"]["runs"]:
+        sequences = count["engine"]["sequences_per_micro_batch"]
+        options = list(count["engine"]["options"])
+        options += [f"--set recipe.sequences_per_micro_batch={sequences}"] if sequences else []
+        print(f"as the engine is, by: kinfolk build {' '.join([document['family'], *options])}")
     for way in WAYS:
         if count[way]["refused"]:
             print(f"refused {WAYS[way]}: {count[way]['refused']}")

@@ -29,7 +29,7 @@ def layer_bytes(shape: Shape, architecture: Architecture, precision: Precision) 
     With h, q, k, f the widths of hidden state, queries, keys and feed-forward, and s, r the bytes of a product's number
     and of the residual stream's:
     norms          2 (4h + 4 + r h): the input in float32, a deviation, the normed state
-    their outputs  5 s h under autocast, which casts for each of the five products that read them; else 2 s h
+    their outputs  5 s h under autocast and mixed, which cast for each of the five products that read them; else 2 s h
     attention      2 s (q + k) + 4 heads: queries, keys, values, output, and the logarithms of the sums
     feed-forward   4 s f: gate, its activation, up, and their product
     norms of query and key (Qwen3)   (4 + s) (q + k) + 4 (heads + KV heads)
@@ -38,7 +38,7 @@ def layer_bytes(shape: Shape, architecture: Architecture, precision: Precision) 
     queries, keys = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
     size, stream = product_bytes(precision), stream_bytes(precision)
     norms = 2 * (4 * hidden + 4 + stream * hidden)
-    normed = (5 if precision == "autocast" else 2) * size * hidden
+    normed = (5 if precision in ("autocast", "mixed") else 2) * size * hidden
     attention = 2 * size * (queries + keys) + 4 * shape.num_attention_heads
     total = norms + normed + attention + 4 * size * feed_forward
     if architecture == "qwen3":

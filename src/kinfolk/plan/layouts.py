@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Precision = Literal["float32", "autocast", "bfloat16"]
-"""Of matrix products. `autocast`: weights are gathered in float32 and cast to bfloat16 where they are used, and the
-residual stream is float32; `bfloat16`: weights are gathered in bfloat16, and so is the residual stream (FSDP2's
-MixedPrecisionPolicy(param_dtype=bfloat16, reduce_dtype=float32)). Weights, gradients and moments are kept in float32
-always."""
+Precision = Literal["float32", "autocast", "mixed", "bfloat16"]
+"""Of matrix products; weights, gradients and moments are kept in float32 always.
+
+float32    everything in float32
+autocast   one GPU under bfloat16: weights are cast where they are used, the residual stream is float32
+mixed      several GPUs under bfloat16: the blocks are gathered in bfloat16 (FSDP2's MixedPrecisionPolicy), embedding,
+           head and the residual stream are float32
+bfloat16   embedding, head and the residual stream are bfloat16 as well, as torchtitan has it
+"""
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class Layout:
     gpus: int
     group: int
     """GPUs that share a copy; all of them is plain full sharding, fewer hybrid sharding."""
-    precision: Precision = "autocast"
+    precision: Precision = "mixed"
     checkpointing: bool = False
     """Activation checkpointing: a layer keeps its input alone and is computed once more in the backward pass."""
     reduces_each: bool = False
@@ -28,25 +32,38 @@ class Layout:
         return self.gpus // self.group
 
     @property
-    def gathered_bytes(self) -> int:
-        """Of each parameter while it is whole on a GPU, and on its way there."""
+    def block_bytes(self) -> int:
+        """Of each parameter of a block while it is whole on a GPU, and on its way there."""
+        return 2 if self.precision in ("mixed", "bfloat16") else 4
+
+    @property
+    def outside_bytes(self) -> int:
+        """The same of what lies outside the blocks."""
         return 2 if self.precision == "bfloat16" else 4
 
 
-def engine_layout(gpus: int) -> Layout:
-    """What `kinfolk.train.engine` runs today on so many GPUs: every block sharded over all of them, under autocast."""
-    return Layout(gpus, gpus)
+def engine_layout(gpus: int, replicas: int = 1, checkpointing: bool = False) -> Layout:
+    """What `kinfolk build` runs on so many GPUs under bfloat16, with --replicas and --recompute (`train/layout.py`)."""
+    return Layout(gpus, gpus // replicas, "mixed" if gpus > 1 else "autocast", checkpointing)
 
 
-def lacking(layout: Layout) -> list[str]:
+def engine_options(layout: Layout) -> list[str]:
+    """The options of `kinfolk build` that ask for a layout of the engine's.
+
+    >>> engine_options(engine_layout(64, replicas=8, checkpointing=True))
+    ['--replicas 8', '--recompute']
+    """
+    replicas = [f"--replicas {layout.replicas}"] if layout.replicas > 1 else []
+    return replicas + (["--recompute"] if layout.checkpointing else [])
+
+
+def lacking(layout: Layout, muon: bool = False) -> list[str]:
     """What a layout takes that the engine does not do yet; an empty list for one that it runs."""
     found = []
+    if muon and layout.replicas > 1:
+        found.append("Muon with replicas")
     if layout.precision == "bfloat16":
-        found.append("gathering weights in bfloat16")
-    if layout.checkpointing:
-        found.append("activation checkpointing")
-    if layout.replicas > 1:
-        found.append("hybrid sharding")
+        found.append("a residual stream in bfloat16")
     if layout.reduces_each:
         found.append("reducing the gradients of every micro-batch")
     return found

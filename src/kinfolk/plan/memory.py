@@ -45,8 +45,8 @@ def memory_by_part(
     optimizer         AdamW's two averages, 8 bytes; of the matrices of the layers under Muon its momentum alone, 4
     gathered          whole parameters: two blocks, the one that computes and the one that is fetched ahead (FSDP2,
                       Zhao et al., arXiv 2304.11277, section 3.3.2), and what lies outside the blocks, which stays
-    cast_weights      bfloat16 copies of all matrices of the layers, 2 bytes of each parameter of the whole model: what
-                      autocast hands to a product is kept for the backward pass, and no sharding frees it
+    cast_weights      on one GPU, bfloat16 copies of all matrices of the layers, 2 bytes of each parameter: what
+                      autocast hands to a product is kept for the backward pass
     whole_gradients   of two blocks and of what lies outside, before they are reduced; of the whole model where the
                       gradients of several micro-batches are summed before that
     optimizer_work    under Muon, one whole matrix: gathered, as momentum, as update, and four in bfloat16
@@ -76,7 +76,8 @@ def memory_by_part(
 def _gathered(tensors: ModelTensors, layout: Layout) -> int:
     if layout.group == 1:
         return 0
-    return layout.gathered_bytes * (min(2, tensors.layers) * elements(tensors.block) + elements(tensors.outside))
+    blocks = layout.block_bytes * min(2, tensors.layers) * elements(tensors.block)
+    return blocks + layout.outside_bytes * elements(tensors.outside)
 
 
 def _cast_weights(tensors: ModelTensors, layout: Layout) -> int:

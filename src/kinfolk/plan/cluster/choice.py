@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from kinfolk.plan.cluster.description import Cluster
 from kinfolk.plan.cluster.step import Step, Work, step_on
-from kinfolk.plan.layouts import Layout, engine_layout, lacking
+from kinfolk.plan.layouts import Layout, Precision, engine_layout, engine_options, lacking
 
 ENGINE_POSITIONS = 32_768
 """Positions that the engine puts into a micro-batch on a GPU, if the recipe does not say how many sequences."""
+
+PRECISIONS: tuple[Precision, ...] = ("mixed", "bfloat16")
 
 AS_GOOD = 0.01
 """Layouts whose times differ by less are equally fast; of those, the one that the engine is nearest to is taken."""
@@ -38,24 +40,39 @@ def too_many(works: Iterable[Work], smallest_rows: Iterable[int], gpus: int) -> 
 
 
 def as_engine(works: Sequence[Work], gpus: int, cluster: Cluster, setting: Setting, efficiency: float) -> list[Step]:
-    """The steps of all stages as the engine runs them today, with one size of micro-batch for all.
+    """The steps of all stages as `kinfolk build` runs them, with one layout and one size of micro-batch for all.
 
-    That is the recipe's or the engine's own; where it does not fit, the fastest that does; and where none fits, the one
-    that takes least.
+    The fastest that fits; of those that are as fast, the one nearest to a build without options. A size of micro-batch
+    that the recipe gives is kept if anything fits with it. Where nothing fits, what takes least.
     """
-    layout = engine_layout(gpus)
-
-    def at(rows: int) -> list[Step]:
-        return [step_on(work, layout, cluster, rows, efficiency) for work in works]
-
-    own = at(setting.rows)
-    if all(step.fits for step in own):
-        return own
-    tried = [at(rows) for rows in _sizes(max(work.rows // gpus for work in works), setting.rows)]
+    tried = [
+        [step_on(work, layout, cluster, rows, efficiency) for work in works]
+        for layout in _engine_layouts(gpus, cluster, any(work.muon for work in works))
+        for rows in {setting.rows, *_sizes(max(work.rows // gpus for work in works), setting.rows)}
+    ]
     fitting = [steps for steps in tried if all(step.fits for step in steps)]
-    if fitting:
-        return min(fitting, key=lambda steps: sum(step.seconds for step in steps))
-    return min([*tried, own], key=lambda steps: max(step.memory["total"] for step in steps))
+    as_set = [steps for steps in fitting if setting.sequences and not _resized(steps, works, setting)]
+    if not fitting:
+        return min(tried, key=lambda steps: max(step.memory["total"] for step in steps))
+    fitting = as_set or fitting
+    fastest = min(sum(step.seconds for step in steps) for steps in fitting)
+    as_fast = [steps for steps in fitting if sum(step.seconds for step in steps) <= (1 + AS_GOOD) * fastest]
+
+    def changes(steps: list[Step]) -> int:
+        return len(engine_options(steps[0].layout)) + _resized(steps, works, setting)
+
+    return min(as_fast, key=lambda steps: (changes(steps), sum(step.seconds for step in steps)))
+
+
+def _resized(steps: Sequence[Step], works: Sequence[Work], setting: Setting) -> bool:
+    """Whether the micro-batches are others than those of the setting."""
+    own = [min(setting.rows, work.rows // step.layout.gpus) for step, work in zip(steps, works, strict=True)]
+    return own != [step.rows_at_once for step in steps]
+
+
+def sequences_to_set(steps: Sequence[Step], works: Sequence[Work], setting: Setting) -> int | None:
+    """What `recipe.sequences_per_micro_batch` has to be for these steps; None where it may stay."""
+    return max(step.rows_at_once for step in steps) if _resized(steps, works, setting) else None
 
 
 def at_best(work: Work, gpus: int, cluster: Cluster, efficiency: float) -> Step | None:
@@ -63,7 +80,7 @@ def at_best(work: Work, gpus: int, cluster: Cluster, efficiency: float) -> Step 
     most = max(1, ENGINE_POSITIONS // work.context_length)
     found = [
         step
-        for layout in _layouts(gpus, cluster)
+        for layout in _layouts(gpus, cluster, work.muon)
         for rows in _sizes(work.rows // gpus, most)
         if (step := step_on(work, layout, cluster, rows, efficiency)).fits
     ]
@@ -71,32 +88,47 @@ def at_best(work: Work, gpus: int, cluster: Cluster, efficiency: float) -> Step 
         return None
     fastest = min(step.seconds for step in found)
     as_fast = [step for step in found if step.seconds <= (1 + AS_GOOD) * fastest]
-    return min(as_fast, key=lambda step: (len(lacking(step.layout)), step.seconds))
+    return min(as_fast, key=lambda step: (len(lacking(step.layout, work.muon)), step.seconds))
 
 
 def least_memory(work: Work, gpus: int, cluster: Cluster) -> Step:
     """The step that takes least memory, over all layouts."""
-    steps = (step_on(work, layout, cluster, 1, 1.0) for layout in _layouts(gpus, cluster))
+    steps = (step_on(work, layout, cluster, 1, 1.0) for layout in _layouts(gpus, cluster, work.muon))
     return min(steps, key=lambda step: step.memory["total"])
 
 
-def _layouts(gpus: int, cluster: Cluster) -> list[Layout]:
-    """All ways of sharing one model: groups are whole nodes, or less than one where the GPUs are no more."""
+def _engine_layouts(gpus: int, cluster: Cluster, muon: bool) -> list[Layout]:
+    """What the engine can do."""
+    layouts = [
+        engine_layout(gpus, gpus // group, checkpointing)
+        for group in _groups(gpus, cluster)
+        for checkpointing in (False, True)
+    ]
+    return [layout for layout in layouts if not lacking(layout, muon)]
+
+
+def _layouts(gpus: int, cluster: Cluster, muon: bool) -> list[Layout]:
+    """All ways of sharing one model."""
+    engine = _engine_layouts(gpus, cluster, muon)
+    rest = [
+        Layout(gpus, group, precision, checkpointing, reduces_each)
+        for group in _groups(gpus, cluster)
+        for precision in PRECISIONS
+        for checkpointing in (False, True)
+        for reduces_each in (False, True)
+    ]
+    return engine + [layout for layout in rest if gpus > 1 and layout not in engine]
+
+
+def _groups(gpus: int, cluster: Cluster) -> list[int]:
+    """Sizes of groups: all GPUs, or fewer whole nodes."""
     groups = [gpus]
     group = cluster.gpus_per_node
     while group < gpus:
         if gpus % group == 0:
             groups.append(group)
         group *= 2
-    return [
-        engine_layout(gpus),
-        *(
-            Layout(gpus, group, "bfloat16", checkpointing, reduces_each)
-            for group in groups
-            for checkpointing in (False, True)
-            for reduces_each in (False, True)
-        ),
-    ]
+    return groups
 
 
 def _sizes(rows: int, most: int) -> list[int]:

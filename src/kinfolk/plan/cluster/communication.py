@@ -64,14 +64,15 @@ def traffic(tensors: ModelTensors, layout: Layout, micro_batches: int, muon: boo
     An all-gather or reduce-scatter of M bytes over g GPUs brings (g - 1) / g M to each, and an all-reduce over R
     replicas of M / g bytes 2 (R - 1) / R M / g (ring algorithms).
     """
-    group, blocks = layout.group, tensors.layers * elements(tensors.block)
+    group, blocks = layout.group, layout.block_bytes * tensors.layers * elements(tensors.block)
+    outside = layout.outside_bytes * elements(tensors.outside)
     whole, received = tensors.parameters, (group - 1) / group
-    gathered = layout.gathered_bytes * received * micro_batches
+    gathered = received * micro_batches
     reductions = micro_batches if layout.reduces_each else 1
     matrices = GRADIENT_BYTES * tensors.layers * elements(tensors.hidden_matrices)
     replicas = layout.replicas
     return Traffic(
-        gathered_forward=gathered * whole,
+        gathered_forward=gathered * (blocks + outside),
         gathered_backward=gathered * blocks,
         scattered=GRADIENT_BYTES * received * whole * reductions,
         summed=GRADIENT_BYTES * 2 * (replicas - 1) / replicas * whole / group * reductions,
@@ -83,8 +84,8 @@ def waiting(tensors: ModelTensors, layout: Layout, cluster: Cluster, muon: bool)
     """Seconds that the operations of one micro-batch, and of the end of a step, take by themselves."""
     block, outside = elements(tensors.block), elements(tensors.outside)
 
-    def gather(parameters: int) -> float:
-        return collective_seconds(layout.gathered_bytes * parameters, layout.group, cluster)
+    def gather(size: int) -> float:
+        return collective_seconds(size, layout.group, cluster)
 
     def reduce(parameters: int) -> float:
         scattering = collective_seconds(GRADIENT_BYTES * parameters, layout.group, cluster)
@@ -96,10 +97,10 @@ def waiting(tensors: ModelTensors, layout: Layout, cluster: Cluster, muon: bool)
         for size in momenta
     )
     return Waiting(
-        forward=(tensors.layers - 1) * gather(block),
-        backward=(tensors.layers - 1) * gather(block),
+        forward=(tensors.layers - 1) * gather(layout.block_bytes * block),
+        backward=(tensors.layers - 1) * gather(layout.block_bytes * block),
         reducing=(tensors.layers - 1) * reduce(block),
-        bare=gather(outside) + 2 * gather(block),
+        bare=gather(layout.outside_bytes * outside) + 2 * gather(layout.block_bytes * block),
         bare_end=reduce(block) + reduce(outside),
         muon=tensors.layers * of_muon if muon else 0.0,
     )

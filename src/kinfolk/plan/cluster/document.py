@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from kinfolk.laws.other_forms import critical_batch
-from kinfolk.plan.cluster.choice import Setting, as_engine, at_best, too_many
+from kinfolk.plan.cluster.choice import Setting, as_engine, at_best, sequences_to_set, too_many
 from kinfolk.plan.cluster.communication import REACHED
 from kinfolk.plan.cluster.findings import misfit_text, nothing_runs, warnings_about
 from kinfolk.plan.cluster.question import Question, refuse_family
 from kinfolk.plan.cluster.stage_document import members_document, stage_document
 from kinfolk.plan.cluster.step import Step, Work
-from kinfolk.plan.cluster.storage import HASHED_BYTES_PER_SECOND
-from kinfolk.plan.layouts import Layout, describe, engine_layout, lacking
+from kinfolk.plan.cluster.storage import COPIED_BYTES_PER_SECOND, HASHED_BYTES_PER_SECOND
+from kinfolk.plan.layouts import Layout, engine_options, lacking
 from kinfolk.plan.memory import RESERVE_BYTES, RESERVE_SHARE
 
 SWEEP = tuple(2**power for power in range(3, 11))
@@ -42,13 +42,14 @@ def cluster_document(question: Question) -> dict[str, Any]:
         "family": family.name,
         "strategy": question.plan.strategy,
         "cluster": cluster.model_dump(),
-        "engine": {"layout": describe(engine_layout(recommended["gpus"])), "lacks": _lacks()},
+        "engine": {"lacks": lacking(Layout(16, 8, "bfloat16", reduces_each=True), muon=True)},
         "assumptions": {
             "kernel_efficiency": question.efficiency,
             "bandwidth_share": REACHED,
             "reserve_share": RESERVE_SHARE,
             "reserve_bytes": RESERVE_BYTES,
             "hashed_bytes_per_second": HASHED_BYTES_PER_SECOND,
+            "copied_bytes_per_second": COPIED_BYTES_PER_SECOND,
             "overlap": "gathering and reducing hide behind computation, but for the first block and the last",
         },
         "batch": _batch(question),
@@ -71,14 +72,15 @@ def _count(question: Question, works: Sequence[Work], gpus: int) -> dict[str, An
     setting = Setting(family.recipe.sequences_per_micro_batch, family.model.context_length)
     own = as_engine(works, gpus, question.cluster, setting, question.efficiency)
     best = [at_best(work, gpus, question.cluster, question.efficiency) for work in works]
-    rows_set = [min(setting.rows, work.rows // gpus) for work in works]
-    is_set = rows_set == [step.rows_at_once for step in own]
     found["engine"] = _timed(question, works, own, gpus)
-    found["engine"]["sequences_per_micro_batch"] = None if is_set else max(step.rows_at_once for step in own)
+    found["engine"]["options"] = engine_options(own[0].layout)
+    found["engine"]["sequences_per_micro_batch"] = sequences_to_set(own, works, setting)
     steps = [step for step in best if step is not None]
     if len(steps) == len(works):
         found["best"] = _timed(question, works, steps, gpus)
-        found["best"]["lacks"] = sorted({lack for step in steps for lack in lacking(step.layout)})
+        found["best"]["lacks"] = sorted(
+            {lack for step, work in zip(steps, works, strict=True) for lack in lacking(step.layout, work.muon)}
+        )
     else:
         found["best"] = {"runs": False, "refused": "no layout fits", "reason": "memory"}
     return found
@@ -86,18 +88,17 @@ def _count(question: Question, works: Sequence[Work], gpus: int) -> dict[str, An
 
 def _timed(question: Question, works: Sequence[Work], steps: Sequence[Step], gpus: int) -> dict[str, Any]:
     """All stages with these steps, and what they take together."""
-    misfit = next((index for index, step in enumerate(steps) if not step.fits), None)
     stages = [
         stage_document(question, stage, work, step, gpus)
         for stage, work, step in zip(question.stages, works, steps, strict=True)
     ]
-    fullest = max(steps, key=lambda step: step.memory["total"])
+    fullest, at = max((step.memory["total"], index) for index, step in enumerate(steps))
     seconds = sum(stage["total_seconds"] for stage in stages)
     trained = sum(stage["seconds"] for stage in stages)
     document: dict[str, Any] = {
-        "runs": misfit is None,
+        "runs": fullest <= question.cluster.memory,
         "refused": None,
-        "memory": fullest.memory,
+        "memory": steps[at].memory,
         "seconds": seconds,
         "gpu_hours": gpus * seconds / 3600,
         "money": _money(question, gpus * seconds / 3600),
@@ -105,10 +106,9 @@ def _timed(question: Question, works: Sequence[Work], steps: Sequence[Step], gpu
         "members": members_document(question, stages),
         "stages": stages,
     }
-    if misfit is not None:
-        memory = steps[misfit].memory
+    if not document["runs"]:
         document["reason"] = "memory"
-        document["refused"] = misfit_text(question.stages[misfit].name, memory, question.cluster)
+        document["refused"] = misfit_text(question.stages[at].name, steps[at].memory, question.cluster)
     return document
 
 
@@ -132,11 +132,6 @@ def _batch(question: Question) -> dict[str, Any]:
         "members": members,
         "source": "Kaplan et al., arXiv 2001.08361, equation 1.4, for the loss at the end",
     }
-
-
-def _lacks() -> list[str]:
-    """Everything that layouts may take and the engine does not do."""
-    return lacking(Layout(16, 8, "bfloat16", checkpointing=True, reduces_each=True))
 
 
 def _money(question: Question, gpu_hours: float) -> float | None:

@@ -9,6 +9,9 @@ from kinfolk.plan.tensors import ModelTensors, elements
 HASHED_BYTES_PER_SECOND = 1.5e9
 """SHA-256 on one core with its own instructions. An assumption."""
 
+COPIED_BYTES_PER_SECOND = 20e9
+"""From a GPU to host memory. An assumption."""
+
 SAVING_SHARE = 0.02
 """The most that saving by the clock costs (`kinfolk.train.saving`)."""
 
@@ -34,19 +37,19 @@ class State:
 
 @dataclass(frozen=True)
 class Saving:
-    """What saving costs a stage."""
+    """What saving costs a stage. Every process writes and hashes its own shards, while training goes on."""
 
-    seconds: float
-    """Of one checkpoint: every process writes its part."""
+    copying_seconds: float
+    """For which training waits: from the GPUs to host memory."""
+    writing_seconds: float
     hashing_seconds: float
-    """The main process reads it all again for its hash, while the others wait."""
     checkpoints: int
     """How many a stage writes, its last one included."""
 
     @property
     def total(self) -> float:
-        """Seconds that a stage spends on it."""
-        return self.checkpoints * (self.seconds + self.hashing_seconds)
+        """Seconds that a stage waits for them; for the last one to the end."""
+        return self.checkpoints * self.copying_seconds + self.writing_seconds + self.hashing_seconds
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,12 @@ def state_of(tensors: ModelTensors, muon: bool) -> State:
 def saving(state: State, steps: int, seconds: float, settings: Checkpoints, cluster: Cluster, gpus: int) -> Saving:
     """Checkpoints of a stage of so many steps and seconds, by the recipe's settings."""
     writing = state.total / cluster.storage(gpus)
-    hashing = state.total / min(HASHED_BYTES_PER_SECOND, cluster.storage(1))
+    hashing = state.total / min(gpus * HASHED_BYTES_PER_SECOND, cluster.storage(gpus))
+    copying = state.total / gpus / COPIED_BYTES_PER_SECOND
     if settings.steps is not None:
-        return Saving(writing, hashing, -(-steps // settings.steps))
-    between = max(settings.seconds, (writing + hashing) / SAVING_SHARE)
-    return Saving(writing, hashing, 1 + int(seconds / between))
+        return Saving(copying, writing, hashing, -(-steps // settings.steps))
+    between = max(settings.seconds, copying / SAVING_SHARE, writing + hashing)
+    return Saving(copying, writing, hashing, 1 + int(seconds / between))
 
 
 def growing(parent: State, child: State, cluster: Cluster, carries: bool) -> Growing:
