@@ -90,7 +90,7 @@ def test_activations_are_what_torch_keeps(shape: Shape, architecture: Architectu
     assert found["cast_weights"] == (2 * layers * elements(matrices) if precision == "autocast" else 0)
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
 def test_a_checkpointed_layer_keeps_its_input() -> None:
     model = real_model(GROUPED, "llama").train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
