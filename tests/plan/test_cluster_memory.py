@@ -264,9 +264,7 @@ def test_muon_keeps_one_moment_of_the_matrices() -> None:
 
 def test_what_the_engine_lacks() -> None:
     assert lacking(engine_layout(64)) == lacking(engine_layout(1)) == []
-    assert lacking(engine_layout(64, replicas=8, checkpointing=True)) == []
+    assert lacking(engine_layout(64, replicas=8, checkpointing=True, reduces_each=True)) == []
     assert engine_options(engine_layout(64)) == []
-    assert lacking(Layout(64, 8, "bfloat16", reduces_each=True)) == [
-        "a residual stream in bfloat16",
-        "reducing the gradients of every micro-batch",
-    ]
+    assert engine_options(engine_layout(64, 8, reduces_each=True)) == ["--replicas 8", "--reduce-each"]
+    assert lacking(Layout(64, 8, "bfloat16", reduces_each=True)) == ["a residual stream in bfloat16"]

@@ -16,13 +16,12 @@ from kinfolk.family.load import load_family, validate_family
 from kinfolk.family.recipe import Checkpoints
 from kinfolk.growth.memory import peak_memory_bytes
 from kinfolk.growth.product import grow_checkpoint
-from kinfolk.plan.cluster.choice import Setting, as_engine, at_best, sequences_to_set, too_many
+from kinfolk.plan.cluster.choice import Setting, as_engine, sequences_to_set, too_many
 from kinfolk.plan.cluster.description import Cluster, load_cluster, preset_clusters
 from kinfolk.plan.cluster.document import SWEEP, cluster_document
 from kinfolk.plan.cluster.question import Question
 from kinfolk.plan.cluster.step import Work
 from kinfolk.plan.cluster.storage import GROWING_PROCESS, GROWING_THREADS, State, growing, saving
-from kinfolk.plan.layouts import lacking
 from kinfolk.plan.machines import GPU_MEMORY, GPU_PEAK_FLOPS
 from kinfolk.plan.stages import Operator
 from kinfolk.plan.strategies import plan_family
@@ -105,17 +104,6 @@ def test_the_engine_takes_one_micro_batch_for_all_stages() -> None:
     small = H200.model_copy(update={"memory_gb": 10.0})
     assert not all(step.fits for step in as_engine(works, 8, small, setting, 0.4))
     assert {step.rows_at_once for step in as_engine(works, 8, large, Setting(4, 2048), 0.4)} == {4}
-
-
-def test_the_engine_runs_muon_without_replicas_only() -> None:
-    shape = load_family("paper-1b-8b").family.members[0].shape
-    assert shape is not None
-    for muon, sharded_over in ((False, 64), (True, 512)):
-        work = Work(shape, 32_000, "llama", 2048, 512, muon)
-        (step,) = as_engine([work], 512, H200, Setting(None, 2048), 0.4)
-        assert step.layout.group == sharded_over
-    best = at_best(Work(shape, 32_000, "llama", 2048, 512, muon=True), 512, H200, 0.4)
-    assert best is not None and "Muon with replicas" in lacking(best.layout, muon=True)
 
 
 # Documents

@@ -164,8 +164,8 @@ def _added(record: Path, family: Family, folder: Path) -> tuple[list[str], list[
     recorded = load_family(str(record)).family
     members, versions = recorded.members, recorded.data.versions
     data = family.data.model_copy(update={"versions": family.data.versions[: len(versions)]})
-    # How much is computed at once, like the number of processes, is of the machine and not of what is built; nor is what
-    # only a model card says.
+    # How much is computed at once, like the number of processes, is of the machine and not of what is built; what only
+    # a model card says may change as well.
     at_once = {"sequences_per_micro_batch": recorded.recipe.sequences_per_micro_batch}
     beginning = family.model_copy(
         update={

@@ -21,6 +21,10 @@ def build(
         bool, typer.Option("--recompute", help="Compute activations again for the gradient: less memory, more time.")
     ] = False,
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the blocks with torch.compile.")] = False,
+    reduce_each: Annotated[
+        bool,
+        typer.Option("--reduce-each", help="Sum gradients with every micro-batch: less memory, more communication."),
+    ] = False,
     background_saving: Annotated[
         bool | None,
         typer.Option(help="Write checkpoints while training goes on; by default on a GPU.", show_default=False),
@@ -40,7 +44,7 @@ def build(
 
     chosen = choose_law(law) if law else None
     folder = run or Path("runs") / loaded.family.name
-    layout = Layout(replicas, recompute, compile_, background_saving)
+    layout = Layout(replicas, recompute, compile_, reduce_each, background_saving)
     with live_view() as view:
         build_family(loaded, folder, view, chosen, layout)
     if not is_main_process():

@@ -42,9 +42,9 @@ class Layout:
         return 2 if self.precision == "bfloat16" else 4
 
 
-def engine_layout(gpus: int, replicas: int = 1, checkpointing: bool = False) -> Layout:
-    """What `kinfolk build` runs on so many GPUs under bfloat16, with --replicas and --recompute (`train/layout.py`)."""
-    return Layout(gpus, gpus // replicas, "mixed" if gpus > 1 else "autocast", checkpointing)
+def engine_layout(gpus: int, replicas: int = 1, checkpointing: bool = False, reduces_each: bool = False) -> Layout:
+    """What `kinfolk build` runs on so many GPUs under bfloat16, with its options (`train/layout.py`)."""
+    return Layout(gpus, gpus // replicas, "mixed" if gpus > 1 else "autocast", checkpointing, reduces_each)
 
 
 def engine_options(layout: Layout) -> list[str]:
@@ -54,19 +54,13 @@ def engine_options(layout: Layout) -> list[str]:
     ['--replicas 8', '--recompute']
     """
     replicas = [f"--replicas {layout.replicas}"] if layout.replicas > 1 else []
-    return replicas + (["--recompute"] if layout.checkpointing else [])
+    flags = {"--recompute": layout.checkpointing, "--reduce-each": layout.reduces_each}
+    return replicas + [flag for flag, is_set in flags.items() if is_set]
 
 
-def lacking(layout: Layout, muon: bool = False) -> list[str]:
+def lacking(layout: Layout) -> list[str]:
     """What a layout takes that the engine does not do yet; an empty list for one that it runs."""
-    found = []
-    if muon and layout.replicas > 1:
-        found.append("Muon with replicas")
-    if layout.precision == "bfloat16":
-        found.append("a residual stream in bfloat16")
-    if layout.reduces_each:
-        found.append("reducing the gradients of every micro-batch")
-    return found
+    return ["a residual stream in bfloat16"] if layout.precision == "bfloat16" else []
 
 
 def describe(layout: Layout) -> str:

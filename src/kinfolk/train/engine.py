@@ -96,9 +96,9 @@ class Engine:
         fully_shard(objective, mesh=self.mesh)
 
     def synchronise_gradients(self, objective: nn.Module, last: bool) -> None:
-        """Reduce gradients over the processes only with the last micro-batch of a step."""
+        """Reduce gradients over the processes with the last micro-batch of a step only, unless asked to with each."""
         if isinstance(objective, FSDPModule):
-            objective.set_requires_gradient_sync(last)
+            objective.set_requires_gradient_sync(last or self.layout.reduce_each)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of `values`, which lie on the CPU, over all processes."""

@@ -17,6 +17,9 @@ class Layout:
     activations of a block in place of those of all (Chen et al., arXiv 1604.06174)."""
     compile: bool = False
     """Compile each block with torch.compile."""
+    reduce_each: bool = False
+    """Sum the gradients of every micro-batch over the processes, and not those of a step once: each process then keeps
+    its shard of them and never the whole, for as many times the communication."""
     background_saving: bool | None = None
     """Write checkpoints from a copy in host memory while training goes on; None: on a GPU."""
 

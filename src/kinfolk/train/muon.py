@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -53,9 +54,9 @@ def orthogonal_updates(
     """Each matrix with its update for a rate of 1; of a sharded one, what this process holds of it.
 
     The iteration needs whole matrices. Sharded ones are gathered, as many as there are processes; each process makes
-    one of them orthogonal and sends every other its share.
+    one of them orthogonal and sends every other its share. Replicas do so each for themselves.
     """
-    processes = parameters[0].device_mesh.size() if parameters and isinstance(parameters[0], DTensor) else 1
+    processes = _sharing(parameters[0]).size() if parameters and isinstance(parameters[0], DTensor) else 1
     for start in range(0, len(parameters), processes):
         some = parameters[start : start + processes]
         yield from zip(some, _updates(some, direction), strict=True)
@@ -64,7 +65,7 @@ def orthogonal_updates(
 def _updates(parameters: Sequence[nn.Parameter], direction: Direction) -> list[Tensor]:
     if not isinstance(parameters[0], DTensor):
         return [_update(direction(parameter)) for parameter in parameters]
-    rank = parameters[0].device_mesh.get_local_rank()
+    rank = _sharing(parameters[0]).get_local_rank()
     own: list[Tensor] = []  # the one of this process, if it has one
     for owner, parameter in enumerate(parameters):
         whole = _gathered(parameter, direction(parameter))
@@ -83,14 +84,20 @@ def _update(direction: Tensor) -> Tensor:
     return orthogonalised(direction) * scale_of(direction.shape)
 
 
+def _sharing(parameter: Any) -> DeviceMesh:
+    """The processes that hold one copy of a sharded parameter together."""
+    mesh: DeviceMesh = parameter.device_mesh
+    return mesh if mesh.ndim == 1 else mesh["shard"]
+
+
 def _gathered(parameter: Any, local: Tensor) -> Tensor:
     """The whole tensor, placed like a sharded parameter, of which this process holds `local`."""
     place = {"run_check": False, "shape": parameter.shape, "stride": parameter.stride()}
-    whole: Tensor = DTensor.from_local(local, parameter.device_mesh, parameter.placements, **place).full_tensor()
+    whole: Tensor = DTensor.from_local(local, _sharing(parameter), parameter.placements[-1:], **place).full_tensor()
     return whole
 
 
 def _sharded_as(parameter: Any, whole: Tensor, owner: int) -> Tensor:
-    """What this process gets of a whole tensor that process `owner` has."""
-    placed = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=owner)
+    """What this process gets of a whole tensor that process `owner` of those that share it has."""
+    placed = distribute_tensor(whole, _sharing(parameter), parameter.placements[-1:], src_data_rank=owner)
     return placed.to_local()

@@ -47,7 +47,7 @@ def as_engine(works: Sequence[Work], gpus: int, cluster: Cluster, setting: Setti
     """
     tried = [
         [step_on(work, layout, cluster, rows, efficiency) for work in works]
-        for layout in _engine_layouts(gpus, cluster, any(work.muon for work in works))
+        for layout in _engine_layouts(gpus, cluster)
         for rows in {setting.rows, *_sizes(max(work.rows // gpus for work in works), setting.rows)}
     ]
     fitting = [steps for steps in tried if all(step.fits for step in steps)]
@@ -80,7 +80,7 @@ def at_best(work: Work, gpus: int, cluster: Cluster, efficiency: float) -> Step 
     most = max(1, ENGINE_POSITIONS // work.context_length)
     found = [
         step
-        for layout in _layouts(gpus, cluster, work.muon)
+        for layout in _layouts(gpus, cluster)
         for rows in _sizes(work.rows // gpus, most)
         if (step := step_on(work, layout, cluster, rows, efficiency)).fits
     ]
@@ -88,28 +88,28 @@ def at_best(work: Work, gpus: int, cluster: Cluster, efficiency: float) -> Step 
         return None
     fastest = min(step.seconds for step in found)
     as_fast = [step for step in found if step.seconds <= (1 + AS_GOOD) * fastest]
-    return min(as_fast, key=lambda step: (len(lacking(step.layout, work.muon)), step.seconds))
+    return min(as_fast, key=lambda step: (len(lacking(step.layout)), step.seconds))
 
 
 def least_memory(work: Work, gpus: int, cluster: Cluster) -> Step:
     """The step that takes least memory, over all layouts."""
-    steps = (step_on(work, layout, cluster, 1, 1.0) for layout in _layouts(gpus, cluster, work.muon))
+    steps = (step_on(work, layout, cluster, 1, 1.0) for layout in _layouts(gpus, cluster))
     return min(steps, key=lambda step: step.memory["total"])
 
 
-def _engine_layouts(gpus: int, cluster: Cluster, muon: bool) -> list[Layout]:
+def _engine_layouts(gpus: int, cluster: Cluster) -> list[Layout]:
     """What the engine can do."""
-    layouts = [
-        engine_layout(gpus, gpus // group, checkpointing)
+    return [
+        engine_layout(gpus, gpus // group, checkpointing, reduces_each)
         for group in _groups(gpus, cluster)
         for checkpointing in (False, True)
+        for reduces_each in ((False, True) if gpus > 1 else (False,))
     ]
-    return [layout for layout in layouts if not lacking(layout, muon)]
 
 
-def _layouts(gpus: int, cluster: Cluster, muon: bool) -> list[Layout]:
+def _layouts(gpus: int, cluster: Cluster) -> list[Layout]:
     """All ways of sharing one model."""
-    engine = _engine_layouts(gpus, cluster, muon)
+    engine = _engine_layouts(gpus, cluster)
     rest = [
         Layout(gpus, group, precision, checkpointing, reduces_each)
         for group in _groups(gpus, cluster)

@@ -42,7 +42,7 @@ def cluster_document(question: Question) -> dict[str, Any]:
         "family": family.name,
         "strategy": question.plan.strategy,
         "cluster": cluster.model_dump(),
-        "engine": {"lacks": lacking(Layout(16, 8, "bfloat16", reduces_each=True), muon=True)},
+        "engine": {"lacks": lacking(Layout(16, 8, "bfloat16"))},
         "assumptions": {
             "kernel_efficiency": question.efficiency,
             "bandwidth_share": REACHED,
@@ -79,7 +79,7 @@ def _count(question: Question, works: Sequence[Work], gpus: int) -> dict[str, An
     if len(steps) == len(works):
         found["best"] = _timed(question, works, steps, gpus)
         found["best"]["lacks"] = sorted(
-            {lack for step, work in zip(steps, works, strict=True) for lack in lacking(step.layout, work.muon)}
+            {lack for step, work in zip(steps, works, strict=True) for lack in lacking(step.layout)}
         )
     else:
         found["best"] = {"runs": False, "refused": "no layout fits", "reason": "memory"}

@@ -66,7 +66,7 @@ def nothing_runs(question: Question, works: Sequence[Work], counts: Sequence[dic
         gpus *= 2
         layout = least_memory(work, gpus, cluster).layout
         if least_memory(work, gpus, cluster).fits:
-            lacks = ", ".join(lacking(layout, work.muon))
+            lacks = ", ".join(lacking(layout))
             fix = f"use {gpus} GPUs: {describe(layout)}" + (f" (the engine lacks {lacks})" if lacks else "")
             return KinfolkError(last["engine"]["refused"], where=where, fix=fix)
     least = least_memory(work, last["gpus"], cluster)
