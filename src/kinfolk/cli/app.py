@@ -28,6 +28,7 @@ from kinfolk.cli.plan import plan
 from kinfolk.cli.publish import publish
 from kinfolk.cli.report import report
 from kinfolk.cli.schedule import schedule
+from kinfolk.cli.serve import serve
 from kinfolk.cli.transfer import transfer
 from kinfolk.errors import KinfolkError
 from kinfolk.machine_faults import machine_fault
@@ -44,7 +45,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    plan, build, grow, average, export, card, publish, evaluate, merge, consistency, adaptability, report, chat, doctor,
+    plan, build, grow, average, export, card, publish, evaluate, merge, consistency, adaptability, report, chat,
+    serve, doctor,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

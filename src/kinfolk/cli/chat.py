@@ -3,15 +3,12 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from kinfolk.cli.options import JsonOption
 from kinfolk.errors import KinfolkError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def chat(
@@ -33,10 +30,11 @@ def chat(
     with Console(stderr=True).status(f"loading {model}"):
         from transformers import TextStreamer
 
+        from kinfolk.serve.load import load_with_value
         from kinfolk.transfer.chat import Sampling, answer
 
         sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-        loaded, tokenizer = _load(model, value, alpha)
+        loaded, tokenizer = load_with_value(model, value, alpha)
     streamer: Any = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     if prompt is not None:
         found = answer(loaded, tokenizer, [{"role": "user", "content": prompt}], sampling, None if json_ else streamer)
@@ -49,22 +47,6 @@ def chat(
         messages.append({"role": "user", "content": line})
         found = answer(loaded, tokenizer, messages, sampling, streamer)
         messages.append({"role": "assistant", "content": found.text})
-
-
-def _load(name: str, value: Path | None, alpha: float | None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    from kinfolk.evaluate.load import load_checkpoint
-    from kinfolk.transfer.chat import with_value
-    from kinfolk.transfer.pair import Pair
-
-    loaded, tokenizer = load_checkpoint(name, "cpu")
-    if value is not None:
-        network, its_tokenizer = load_checkpoint(value, "cpu")
-        return with_value(loaded, tokenizer, network, its_tokenizer, value, alpha), tokenizer
-    if alpha is not None:
-        if not isinstance(loaded, Pair):
-            raise KinfolkError("there is no value network to weigh", where="--alpha", fix="give --value, or a pair")
-        loaded.alpha = alpha
-    return loaded, tokenizer
 
 
 def _asked() -> str:

@@ -119,7 +119,8 @@ def answer(
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     """Token ids of the messages and the beginning of an answer, by the tokenizer's chat template or the default one."""
-    template = tokenizer.chat_template or DEFAULT_TEMPLATE.read_text("utf-8")
+    own: Any = tokenizer.chat_template
+    template = (own.get("default") if isinstance(own, dict) else own) or DEFAULT_TEMPLATE.read_text("utf-8")
     # Templates write a BOS token, which a tokenizer without one would have them call by an undefined name.
     names = {"bos_token": tokenizer.bos_token or "", "eos_token": tokenizer.eos_token or ""}
     untyped: Any = tokenizer
