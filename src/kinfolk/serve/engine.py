@@ -109,20 +109,21 @@ class Engine:
                     return
                 self._running = job = self._waiting.popleft()
             began = time.monotonic()
+            last: Event
             try:
-                end = self._run(job, began)
+                end, last = self._run(job, began)
             except Exception as error:  # whatever a model raises: the next job must not suffer from it
                 log.exception("a generation failed")
-                end = "failed"
-                job.tell(Failed(error))
+                end, last = "failed", Failed(error)
                 if self._served.model.device.type == "cuda":
                     torch.cuda.empty_cache()
             self._running = None
             self._metrics.generations.labels(end).inc()
             self.usual_seconds = 0.7 * self.usual_seconds + 0.3 * (time.monotonic() - began)
+            job.tell(last)
 
-    def _run(self, job: Job, began: float) -> str:
-        """Make all answers of a job; how it ended."""
+    def _run(self, job: Job, began: float) -> tuple[str, Done]:
+        """Make all answers of a job; how it ended, in a word and as an event."""
         tokens = 0
         seen = False
 
@@ -154,5 +155,4 @@ class Engine:
             )
             tokens += made
             self._metrics.tokens.inc(made)
-        job.tell(Done(tokens))
-        return "cancelled" if job.cancelled.is_set() else "timeout" if late() else "done"
+        return "cancelled" if job.cancelled.is_set() else "timeout" if late() else "done", Done(tokens)

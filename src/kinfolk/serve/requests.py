@@ -49,16 +49,15 @@ def _conflict(param: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("conflict", "{message}", {"message": message, "param": param})
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-Tokens = Annotated[Whole | None, Field(ge=1, le=2**31 - 1)]
+Tokens = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_whole)]
 No = Annotated[bool, AfterValidator(_not_true), Field(json_schema_extra={"const": False})]
 Text = Annotated[str, AfterValidator(_encodable)]
 StopString = Annotated[Text, Field(min_length=1, max_length=LONGEST_STOP)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Texts = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MOST_CHOICES)]
-Ids = Annotated[list[TokenId], BeforeValidator(_all_whole), Field(fail_fast=True, min_length=1)]
+Ids = Annotated[list[TokenId], Field(fail_fast=True, min_length=1), BeforeValidator(_all_whole)]
 Zero = Annotated[float, Field(ge=0, le=0)]
-_Ignored = Annotated[Text | None, Field(description="Ignored.")]
+_Ignored = Annotated[Text, Field(description="Ignored.")]
 
 
 class _Strict(BaseModel):
@@ -77,25 +76,25 @@ class StreamOptions(_Strict):
     """How to stream."""
 
     include_usage: bool | None = None
-    include_obfuscation: Annotated[bool | None, Field(description="Ignored.")] = None
+    include_obfuscation: Annotated[bool, Field(description="Ignored.")] | None = None
 
 
 class _Request(_Strict):
     """What both requests have."""
 
     model: Annotated[Text, Field(description="The served model's id.")]
-    max_tokens: Tokens = None
-    temperature: Annotated[float | None, Field(ge=0, le=2, description="0 takes the likeliest token.")] = None
-    top_p: Annotated[float | None, Field(ge=0, le=1)] = None
-    n: Annotated[Whole | None, Field(ge=1, le=MOST_CHOICES)] = None
-    seed: Annotated[Whole | None, Field(ge=-(2**63), le=2**63 - 1)] = None
+    max_tokens: Tokens | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, description="0 takes the likeliest token.")] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES), BeforeValidator(_whole)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), BeforeValidator(_whole)] | None = None
     stop: StopString | Annotated[list[StopString], Field(fail_fast=True, max_length=MOST_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: _Ignored = None
+    user: _Ignored | None = None
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None
-    logit_bias: Annotated[dict[str, float] | None, BeforeValidator(_few), Field(max_length=0)] = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0), BeforeValidator(_few)] | None = None
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> Self:
@@ -121,14 +120,14 @@ class Message(_Strict):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[TextPart], Field(fail_fast=True, max_length=MOST_PARTS)]
-    name: _Ignored = None
+    name: _Ignored | None = None
     refusal: None = None
     audio: None = None
     function_call: None = None
-    tool_calls: Annotated[list[None] | None, Field(max_length=0)] = None
-    annotations: Annotated[list[None] | None, Field(max_length=0)] = None
+    tool_calls: Annotated[list[None], Field(max_length=0)] | None = None
+    annotations: Annotated[list[None], Field(max_length=0)] | None = None
 
-    def plain(self) -> dict[str, Text]:
+    def plain(self) -> dict[str, str]:
         """As chat templates take it; to them a developer is the system."""
         role = "system" if self.role == "developer" else self.role
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
@@ -145,19 +144,21 @@ class ChatRequest(_Request):
     """POST /v1/chat/completions"""
 
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)]
-    max_completion_tokens: Tokens = None
+    max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[Whole | None, Field(ge=0, le=20)] = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), BeforeValidator(_whole)] | None = None
     response_format: TextFormat | None = None
-    tools: Annotated[list[None] | None, Field(max_length=0)] = None
+    tools: Annotated[list[None], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
-    modalities: Annotated[list[Literal["text"]] | None, Field(max_length=1)] = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     store: No | None = None
-    parallel_tool_calls: Annotated[bool | None, Field(description="Ignored.")] = None
-    metadata: Annotated[dict[str, Text] | None, BeforeValidator(_few), Field(description="Ignored.")] = None
-    service_tier: _Ignored = None
-    safety_identifier: _Ignored = None
-    prompt_cache_key: _Ignored = None
+    parallel_tool_calls: Annotated[bool, Field(description="Ignored.")] | None = None
+    metadata: (
+        Annotated[dict[str, Text], Field(max_length=MOST_FIELDS, description="Ignored."), BeforeValidator(_few)] | None
+    ) = None
+    service_tier: _Ignored | None = None
+    safety_identifier: _Ignored | None = None
+    prompt_cache_key: _Ignored | None = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
@@ -172,8 +173,8 @@ class CompletionRequest(_Request):
     """POST /v1/completions"""
 
     prompt: Text | Texts | Ids | Annotated[list[Ids], Field(fail_fast=True, min_length=1, max_length=MOST_CHOICES)]
-    logprobs: Annotated[Whole | None, Field(ge=0, le=5)] = None
-    best_of: Annotated[Whole | None, Field(ge=1, description="Only as n.")] = None
+    logprobs: Annotated[int, Field(ge=0, le=5), BeforeValidator(_whole)] | None = None
+    best_of: Annotated[int, Field(ge=1, description="Only as n."), BeforeValidator(_whole)] | None = None
     echo: No | None = None
     suffix: None = None
 

@@ -4,17 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _HALF = "�"
-_MOST_HALVES = 3
-"""An unfinished character is shown by one to three of them: it lacks at least one of at most four bytes."""
+"""What an unfinished character looks like: one of them, or (with byte fallback) one for each byte before it too."""
 
 
 class TextStream:
     """Text of tokens, one token at a time.
 
     A token may be a part of a character, and what it looks like may depend on the one before (spaces of SentencePiece
-    vocabularies). So a window of tokens is decoded anew: it begins with the tokens of the last finished piece of text,
-    and ends as soon as it is whole. Where bytes can never become UTF-8, U+FFFD is shown once that is certain, or at the
-    end.
+    vocabularies). So a window of tokens is decoded anew at every token: it begins with those of the last piece of text
+    that was whole. Bytes that never become UTF-8 are given out as U+FFFD once whole text follows them, or at the end.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
@@ -28,13 +26,11 @@ class TextStream:
         """The text that is certain now."""
         self._new.append(token)
         text = self._decode(self._before + self._new)
-        halves = len(text) - len(text.rstrip(_HALF))
-        whole = len(text) - min(halves, _MOST_HALVES)
-        new = text[self._shown : whole]
-        self._shown = max(self._shown, whole)
-        if new and not halves:
-            self._before, self._new = self._new, []
-            self._shown = len(self._decode(self._before))
+        if text.endswith(_HALF) or len(text) <= self._shown:
+            return ""
+        new = text[self._shown :]
+        self._before, self._new = self._new, []
+        self._shown = len(self._decode(self._before))
         return new
 
     def end(self) -> str:

@@ -1,0 +1,139 @@
+"""Who may come in, and how much they may bring."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+import pytest
+from serving import CONTEXT, MESSAGES, NAME, Reply, Running, ready, running
+
+from kinfolk.errors import KinfolkError
+from kinfolk.serve.limits import Limits, most_bytes
+from kinfolk.serve.server import Address, door
+
+CHAT = "/v1/chat/completions"
+MOST = most_bytes(CONTEXT)
+
+
+def test_a_key_is_asked_for_everywhere_but_at_health() -> None:
+    with running(ready(), key="right-key") as server:
+        for path in ("/v1/models", "/metrics", "/openapi.json", "/v1/models/tiny", "/nothing"):
+            assert server.send(path, method="GET").status == 401
+        assert server.send("/health", method="GET").status == 200
+        for given in ("Bearer wrong", "Bearer right-ke", "Bearer right-key2", "Basic right-key", "right-key", "Bearer"):
+            reply = server.send("/v1/models", method="GET", Authorization=given)
+            assert reply.status == 401 and reply.error["code"] == "invalid_api_key"
+            assert reply.headers["www-authenticate"] == "Bearer"
+        assert server.chat().status == 401
+        assert server.send("/metrics", method="GET", Authorization="bearer right-key").status == 200
+        with pytest.raises(openai.AuthenticationError):
+            server.client("wrong").models.list()
+        client = server.client("right-key")
+        assert client.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=1).choices
+        # A large body without the key is refused by its answer, not by a broken connection.
+        assert server.send(CHAT, b"x" * (8 << 20)).status == 401
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "message"),
+    [
+        ("0.0.0.0", None, "no API key"),
+        ("::", None, "no API key"),
+        ("192.168.1.4", None, "no API key"),
+        ("my-machine", None, "no API key"),
+        ("127.0.0.1", "", "empty"),
+        ("127.0.0.1", "kéy", "header"),
+        ("127.0.0.1", "a b", "header"),
+        ("127.0.0.1", "a\n", "header"),
+    ],
+)
+def test_doors_that_cannot_be(host: str, key: str | None, message: str) -> None:
+    with pytest.raises(KinfolkError, match=message):
+        door(Address(host, 0), key)
+
+
+def test_loopback_needs_no_key_and_others_with_one_take_any_name() -> None:
+    for host in ("127.0.0.1", "::1", "localhost", "127.3.2.1"):
+        assert host in (door(Address(host, 0), None).hosts or ())
+    assert door(Address("0.0.0.0", 0), "key").hosts is None
+
+
+def test_without_a_key_the_server_has_only_this_machine_s_names(server: Running) -> None:
+    """So that a web page whose name was made to point here (DNS rebinding) cannot read answers."""
+    for name, status in (("evil.example", 400), ("evil.example:80", 400), ("localhost:1", 200), ("[::1]:8000", 200)):
+        assert server.send("/v1/models", method="GET", Host=name).status == status
+    assert server.send(CHAT, {}, Host="evil.example").error["param"] == "Host"
+
+
+def chat_of(size: int) -> bytes:
+    """A good request of so many bytes."""
+    body = json.dumps({"model": NAME, "messages": MESSAGES, "max_tokens": 1}).encode()
+    return body + b" " * (size - len(body))
+
+
+def test_bodies_up_to_the_limit(server: Running) -> None:
+    assert server.send(CHAT, chat_of(MOST)).status == 200
+    for size in (MOST + 1, 10 * MOST):
+        reply = server.send(CHAT, chat_of(size))
+        assert reply.status == 413 and reply.error["code"] == "request_too_large"
+
+
+def test_chunked_bodies_are_counted_as_they_come(server: Running) -> None:
+    def chunks(size: int) -> Iterator[bytes]:
+        body = chat_of(size)
+        return (body[at : at + 65536] for at in range(0, size, 65536))
+
+    assert server.send(CHAT, chunks(MOST)).status == 200
+    assert server.send(CHAT, chunks(MOST + 1)).status == 413
+    assert server.send(CHAT, chunks(4 * MOST)).status == 413
+
+
+def raw(server: Running, head: str, body: bytes = b"") -> Reply:
+    """Bytes as they are, and what comes back."""
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    top, _, rest = answer.partition(b"\r\n\r\n")
+    return Reply(int(top.split()[1]), {}, rest)
+
+
+POST = f"POST {CHAT} HTTP/1.1\nHost: localhost\nConnection: close\nContent-Type: application/json\n"
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_long() -> None:
+    with running(ready(), Limits(body_seconds=0.3)) as server:
+        began = time.monotonic()
+        reply = raw(server, POST + "Content-Length: 1000", b'{"model"')
+        assert reply.status == 408 and reply.error
+        assert raw(server, POST + f"Content-Length: {2**50}", b"x").status == 413
+        assert time.monotonic() - began < 10
+        assert server.chat().status == 200
+
+
+def test_a_length_that_is_none(server: Running) -> None:
+    for length in ("-1", "x", "9" * 30, "1_0"):
+        assert raw(server, POST + f"Content-Length: {length}", b"{}").status in (400, 413)
+    assert server.chat().status == 200
+
+
+def test_a_place_is_given_back_whatever_came_of_the_request() -> None:
+    bad: list[Any] = [b"{", b"x" * (MOST + 1), {}, {"model": "x"}]
+    with running(ready(), Limits(waiting=0)) as server:
+        for body in bad:
+            assert 400 <= server.send(CHAT, body).status < 429
+        raw(server, POST + "Content-Length: 2", b"{}")
+        assert server.chat().status == 200
+
+
+@pytest.mark.parametrize("limits", [{"waiting": -1}, {"generation_seconds": 0.0}, {"body_seconds": float("nan")}])
+def test_limits_that_are_none(limits: dict[str, Any]) -> None:
+    with pytest.raises(KinfolkError) as caught:
+        Limits(**limits)
+    assert caught.value.where in limits
