@@ -34,7 +34,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 _EVENTS: dict[str, Any] = {
     "description": "The answer; with `stream` as server-sent events, the last of which is [DONE].",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": {}},
 }
 _METRICS: dict[str, Any] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
