@@ -1,5 +1,6 @@
 """Who may come in, and how much they may bring."""
 
+import asyncio
 import json
 import socket
 import time
@@ -12,7 +13,9 @@ import pytest
 from serving import CONTEXT, MESSAGES, NAME, Reply, Running, ready, running
 
 from kinfolk.errors import KinfolkError
+from kinfolk.serve.gate import Door, Gate
 from kinfolk.serve.limits import Limits, most_bytes
+from kinfolk.serve.metrics import Metrics
 from kinfolk.serve.server import Address, door
 
 CHAT = "/v1/chat/completions"
@@ -130,6 +133,34 @@ def test_a_place_is_given_back_whatever_came_of_the_request() -> None:
             assert 400 <= server.send(CHAT, body).status < 429
         raw(server, POST + "Content-Length: 2", b"{}")
         assert server.chat().status == 200
+
+
+def test_a_client_that_does_not_read_loses_its_place() -> None:
+    async def answer(_: Any, __: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x"})
+
+    async def body() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def unread(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(60)
+
+    sent: list[dict[str, Any]] = []
+
+    async def read(message: Any) -> None:
+        sent.append(message)
+
+    async def both() -> None:
+        limits = Limits(waiting=0, send_seconds=0.1)
+        gate = Gate(answer, Door(None, None), limits, 1000, Metrics(), lambda: 1)
+        scope = {"type": "http", "method": "POST", "path": CHAT, "headers": []}
+        await asyncio.wait_for(gate(scope, body, unread), 10)  # type: ignore[arg-type]
+        await gate(scope, body, read)
+
+    asyncio.run(both())
+    assert [message.get("status") for message in sent] == [200, None]
 
 
 @pytest.mark.parametrize("limits", [{"waiting": -1}, {"generation_seconds": 0.0}, {"body_seconds": float("nan")}])

@@ -31,6 +31,7 @@ def said(content: Any, **fields: Any) -> list[dict[str, Any]]:
         ({"max_tokens": True}, "max_tokens"),
         ({"max_tokens": 10**30}, "max_tokens"),
         ({"max_tokens": CONTEXT}, "max_tokens"),
+        ({"max_tokens": None, "max_completion_tokens": CONTEXT}, "max_completion_tokens"),
         ({"max_tokens": 2, "max_completion_tokens": 2}, "max_tokens"),
         ({"seed": 2**63}, "seed"),
         ({"n": 0}, "n"),

@@ -41,6 +41,10 @@ class Door:
     """Names by which the server may be called, None for any. Without a key this keeps web pages of other names out."""
 
 
+class _NotReadError(Exception):
+    """The client does not read its answer, and may not keep its place for ever."""
+
+
 class Gate:
     """Middleware around the whole application."""
 
@@ -69,10 +73,19 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            try:
+                async with asyncio.timeout(self._limits.send_seconds):
+                    await send(message)
+            except TimeoutError:
+                raise _NotReadError from None
 
         try:
             await self._admit(scope, receive, counted)
+        except _NotReadError:
+            status = 499
+        except Exception:
+            status = 500
+            raise
         finally:
             path = scope["path"] if scope["path"] in COUNTED_PATHS else "other"
             self._metrics.requests.labels(path, str(status)).inc()

@@ -39,11 +39,15 @@ class Limits:
     body_seconds: float = 10.0
     """A request must have arrived in full by then."""
 
+    send_seconds: float = 60.0
+    """A client that takes in nothing of its answer for so long is left."""
+
     def __post_init__(self) -> None:
         for name, good in (
             ("waiting", 0 <= self.waiting <= 10_000),
             ("generation_seconds", 0 < self.generation_seconds <= 86_400),
             ("body_seconds", 0 < self.body_seconds <= 86_400),
+            ("send_seconds", 0 < self.send_seconds <= 86_400),
         ):
             if not good:
                 raise KinfolkError(

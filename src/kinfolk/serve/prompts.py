@@ -42,13 +42,14 @@ def chat_wish(served: Served, request: ChatRequest, prompt: list[int]) -> Wish:
     asked = request.max_completion_tokens if request.max_tokens is None else request.max_tokens
     room = _room(served, [prompt], "messages")
     top = (request.top_logprobs or 0) if request.logprobs else None
-    return _wish(request, _tokens(served, asked, room, room), top, 1)
+    param = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+    return _wish(request, _tokens(served, asked, room, room, param), top, 1)
 
 
 def completion_wish(served: Served, request: CompletionRequest, prompts: list[list[int]]) -> Wish:
     """How to answer a completion request. ApiError where that would not fit."""
     room = _room(served, prompts, "prompt")
-    tokens = _tokens(served, request.max_tokens, room, min(DEFAULT_COMPLETION_TOKENS, room))
+    tokens = _tokens(served, request.max_tokens, room, min(DEFAULT_COMPLETION_TOKENS, room), "max_tokens")
     return _wish(request, tokens, request.logprobs, len(prompts))
 
 
@@ -94,14 +95,14 @@ def _room(served: Served, prompts: list[list[int]], param: str) -> int:
     return served.context - longest
 
 
-def _tokens(served: Served, asked: int | None, room: int, default: int) -> int:
+def _tokens(served: Served, asked: int | None, room: int, default: int, param: str) -> int:
     if asked is None:
         return default
     if asked > room:
         raise invalid(
             f"the model's context has {served.context} tokens: the prompt has {served.context - room}, and {asked} are "
             f"asked for; ask for {room} or fewer",
-            "max_tokens",
+            param,
             "context_length_exceeded",
         )
     return asked
