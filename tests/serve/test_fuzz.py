@@ -20,10 +20,10 @@ def test_whatever_the_schema_allows_or_forbids_is_answered(kind: str) -> None:
         for operation in operations:
             posts = operation.method == "post"
             if posts or kind == "positive":  # without a body there is nothing to be wrong
-                fuzz(operation.as_strategy(generation_mode=schemathesis.GenerationMode(kind)), 10 if posts else 1)
+                fuzz(operation.as_strategy(generation_mode=schemathesis.GenerationMode(kind)), 6 if posts else 1)
         assert server.metric('kinfolk_generations_total{end="failed"}') == 0
         if kind == "positive":
-            assert server.metric('kinfolk_generations_total{end="done"}') >= 3
+            assert server.metric('kinfolk_generations_total{end="done"}') >= 2
         assert server.chat().status == 200
 
 

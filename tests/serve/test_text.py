@@ -14,14 +14,14 @@ def streamed(name: str, ids: list[int]) -> list[str]:
     return [*(stream.push(index) for index in ids), stream.end()]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(st.lists(st.integers(0, 289), max_size=30))
 def test_any_tokens_become_what_decoding_them_at_once_gives(ids: list[int]) -> None:
     assert "".join(streamed("small", ids)) == tokenizer("small").decode(ids)
 
 
 @pytest.mark.parametrize("name", ["small", "gpt2", "stories260K"])
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(text=st.text(st.sampled_from("ab .\n\té学🦆🏴‍☠️ñ"), max_size=20))
 def test_texts_come_back_in_whole_characters(name: str, text: str) -> None:
     ids = tokenizer(name)(text, add_special_tokens=False)["input_ids"]
@@ -47,7 +47,7 @@ def reference(text: str, stops: list[str]) -> tuple[str, bool]:
     return text, False
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     st.lists(st.text("abc", max_size=5), max_size=8),
     st.lists(st.text("abc", min_size=1, max_size=4), max_size=4),
