@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -160,6 +161,30 @@ def test_a_client_that_does_not_read_loses_its_place() -> None:
 
     asyncio.run(both())
     assert [message.get("status") for message in sent] == [200, None]
+
+
+def test_a_body_without_an_end_is_not_kept() -> None:
+    """Only what fits is held: the rest is thrown away, for a while, and then the answer comes."""
+    received, sent = 0, []
+
+    async def never(*_: Any) -> None:
+        raise AssertionError("refused before the application")
+
+    async def endless() -> dict[str, Any]:
+        nonlocal received
+        received += 1
+        return {"type": "http.request", "body": bytes(1 << 20), "more_body": received < 200}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    gate = Gate(never, Door(None, None), Limits(body_seconds=5), 3 << 20, Metrics(), lambda: 1)
+    scope = {"type": "http", "method": "POST", "path": CHAT, "headers": []}
+    tracemalloc.start()
+    asyncio.run(gate(scope, endless, send))  # type: ignore[arg-type]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sent[0]["status"] == 413 and received < 100 and most < 8 << 20
 
 
 @pytest.mark.parametrize("limits", [{"waiting": -1}, {"generation_seconds": 0.0}, {"body_seconds": float("nan")}])
