@@ -92,7 +92,9 @@ def test_chunked_bodies_are_counted_as_they_come(server: Running) -> None:
         return (body[at : at + 65536] for at in range(0, size, 65536))
 
     assert server.send(CHAT, chunks(MOST)).status == 200
+    began = time.monotonic()
     assert server.send(CHAT, chunks(MOST + 1)).status == 413
+    assert time.monotonic() - began < Limits().body_seconds / 2  # at once, not when the time for a body is over
 
 
 def raw(server: Running, head: str, body: bytes = b"") -> Reply:

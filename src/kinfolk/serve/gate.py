@@ -148,26 +148,24 @@ class Gate:
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body. ApiError for one that is too large, by its own word or by count, or too slow."""
         said = dict(scope["headers"]).get(b"content-length", b"0")
+        announced = int(said) if said.isdigit() and len(said) < 20 else 0
         chunks: list[bytes] = []
-        size = int(said) if said.isdigit() and len(said) < 20 else 0
-        more = size <= self._most_bytes
-        size = 0 if more else size
+        size, more = 0, True
         try:
             async with asyncio.timeout(self._limits.body_seconds):
-                while more:
+                while more and max(size, announced) <= self._most_bytes:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ApiError(400, "the client went away")
-                    size += len(message.get("body", b""))
-                    if size > self._most_bytes:
-                        chunks.clear()
-                        break
                     chunks.append(message.get("body", b""))
+                    size += len(chunks[-1])
                     more = message.get("more_body", False)
         except TimeoutError:
             raise ApiError(408, f"the body did not arrive within {self._limits.body_seconds:g} seconds") from None
-        if size > self._most_bytes:
-            await self._drain(receive)
+        if max(size, announced) > self._most_bytes:
+            chunks.clear()
+            if more:
+                await self._drain(receive)
             raise ApiError(413, f"a body may have {self._most_bytes:,} bytes", code="request_too_large")
         return b"".join(chunks)
 
