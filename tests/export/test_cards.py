@@ -109,12 +109,18 @@ def test_results_of_tasks_are_taken_in(run: Path) -> None:
     }  # fmt: skip
     other = result | {"member": "large", "value": 0.9}
     stale = result | {"task": "copa", "checkpoint": "0" * 64}
+    empty = result | {"task": "gsm8k", "metric": "exact_match", "value": None, "interval": None}
+    filtered = result | {"task": "gsm8k", "metric": "exact_match", "filter": "strict-match", "shots": 5, "value": 0.5}
     tasks = run / "evaluation" / "tasks.json"
     tasks.parent.mkdir()
-    tasks.write_text(json.dumps({"format": 1, "results": [result, other, stale]}))
+    tasks.write_text(json.dumps({"format": 1, "results": [result, other, stale, empty, filtered]}))
     text = renewed_card(folder)
     assert figures(text)["piqa", "acc"].metric_value == 0.1 + 0.2
-    assert rows(text, "task") == [["piqa (version 1.0)", "acc", "0.3000", "0.2800 to 0.3200", "1,838"]]
+    assert rows(text, "task") == [
+        ["piqa (version 1.0)", "acc", "0.3000", "0.2800 to 0.3200", "-", "1,838"],
+        ["gsm8k (version 1.0)", "exact_match,strict-match", "0.5000", "0.2800 to 0.3200", "5", "1,838"],
+    ]
+    assert figures(text)["gsm8k", "exact_match,strict-match"].metric_args["shots"] == 5
     assert "copa" not in text and metadata_faults(text) == []
     answer = CliRunner().invoke(app, ["card", str(run), "--json"])
     assert [each["written"] for each in json.loads(answer.stdout)] == [True, True]

@@ -21,6 +21,7 @@ class TaskResult:
     high: float | None
     examples: int | None
     limit: float | None
+    shots: int | None
     task_version: str
 
 
@@ -87,11 +88,12 @@ def results_part(held_out: Mapping[str, Any], newest: Mapping[str, Any] | None, 
                 each.metric,
                 f"{each.value:.4f}",
                 "-" if each.low is None or each.high is None else f"{each.low:.4f} to {each.high:.4f}",
+                "-" if each.shots is None else str(each.shots),
                 "-" if each.examples is None else f"{each.examples:,}" + (", limited" if each.limit else ""),
             )
             for each in tasks
         )
-        tables.append(Table(("task", "metric", "value", "interval", "examples"), rows))
+        tables.append(Table(("task", "metric", "value", "90 % interval", "shots", "examples"), rows))
     return Part(score_sentence(held_out), tuple(tables))
 
 
@@ -102,4 +104,6 @@ def task_score(result: TaskResult) -> Result:
         settings["interval"] = [result.low, result.high]
     if result.limit is not None:
         settings["limit"] = result.limit
+    if result.shots is not None:
+        settings["shots"] = result.shots
     return Result(result.task, result.task, result.metric, result.metric, result.value, settings)

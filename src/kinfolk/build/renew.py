@@ -32,7 +32,11 @@ class _Task(BaseModel):
     member: str
     task: str
     metric: str
-    value: float
+    value: float | None = None
+    """None where lm-eval has none."""
+    filter: str | None = None
+    """What lm-eval did to answers before it compared them."""
+    shots: int | None = None
     checkpoint: str | None = None
     stderr: float | None = None
     interval: tuple[float, float] | None = None
@@ -170,16 +174,17 @@ def _tasks(run: Run, member: Path, weights: str) -> list[TaskResult]:
     return [
         TaskResult(
             task=each.task,
-            metric=each.metric,
+            metric=each.metric if each.filter in (None, "none") else f"{each.metric},{each.filter}",
             value=each.value,
             low=None if each.interval is None else each.interval[0],
             high=None if each.interval is None else each.interval[1],
             examples=each.examples,
             limit=each.limit,
+            shots=each.shots,
             task_version="" if each.version is None else f"version {each.version}",
         )
         for each in found.results
-        if each.member == member.name and not _is_stale(each.checkpoint, digests)
+        if each.value is not None and each.member == member.name and not _is_stale(each.checkpoint, digests)
     ]
 
 
