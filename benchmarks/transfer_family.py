@@ -1,0 +1,97 @@
+"""The bases of benchmarks/transfer.py: a chain of four members, the largest one continued on other text, and a model
+with another tokenizer. All are ordinary `kinfolk build`s, one of each kind for every seed.
+"""
+
+import bz2
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from progressive import CLASSICS, HERE, build_all, events, prepare
+
+sys.path.append(str(HERE.parent / "tests" / "evaluate"))
+from stories260k import load_model as load_stories_model
+from stories260k import load_tokenizer as load_stories_tokenizer
+
+DATA = CLASSICS.parent
+MODERN = DATA / "modern_pd" / "modern_pd.jsonl.bz2"
+
+MEMBERS = ("100k", "200k", "400k", "800k")
+CONTINUED = "800k-modern"
+OTHER = "400k-vocabulary512"
+STORIES = "stories260K"
+TOKENS = {"100k": 1.0e6, "200k": 1.5e6, "400k": 2.2e6, "800k": 2.8e6}
+"""Of each member trained alone; the chain spends what the largest would."""
+CONTINUED_TOKENS = 0.5e6
+OTHER_TOKENS = 1.5e6
+OTHER_VOCABULARY = 512
+MODERN_DOCUMENT_EVERY = 6
+"""Enough of that text for one pass."""
+
+
+def family_settings(seed: int) -> list[str]:
+    return ["strategy=progressive", "recipe.peak_exponent=0.25", f"recipe.seed={seed}"]
+
+
+def build_bases(work: Path, seeds: int, scale: float, jobs: int) -> None:
+    """Build all bases that are not there yet; `scale` multiplies their tokens."""
+    runs = {f"seed{seed}": family_settings(seed) for seed in range(seeds)}
+    build_all(_chain(work / "family", scale), work / "family", runs, jobs)
+    build_all(_other(work / "other", scale), work / "other", runs, jobs)
+    if not (work / STORIES).exists():
+        beside = work / f"{STORIES}.new"
+        load_stories_model().save_pretrained(beside)
+        load_stories_tokenizer().save_pretrained(beside)
+        beside.rename(work / STORIES)
+    failed = [
+        str(run)
+        for run in (work / kind / name for kind in ("family", "other") for name in runs)
+        if not any(event["event"] == "build_finished" for event in events(run))
+    ]
+    if failed:
+        sys.exit(f"not built: {', '.join(failed)}")
+
+
+def base_folder(work: Path, seed: int, name: str) -> Path:
+    """Where a base is; stories260K is the same for every seed."""
+    if name == STORIES:
+        return work / STORIES
+    return work / ("other" if name == OTHER else "family") / f"seed{seed}" / "members" / name
+
+
+def _chain(work: Path, scale: float) -> Path:
+    """Write the family file, and its data tokenised once for all seeds; returns its path."""
+    family = prepare(work, len(MEMBERS))
+    document = yaml.safe_load(family.read_text())
+    for member in document["members"]:
+        member["tokens"] = scale * TOKENS[member["name"]]
+    modern = work / "modern.jsonl"
+    if not modern.exists():
+        with bz2.open(MODERN, "rt", encoding="utf-8") as lines:
+            texts = [json.loads(line)["text"] for line in lines][::MODERN_DOCUMENT_EVERY]
+        modern.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    version = {"name": "modern", "train": [{"path": str(modern.resolve())}], "tokens": scale * CONTINUED_TOKENS}
+    document["data"]["versions"] = [version]
+    return _written(family, document, work)
+
+
+def _other(work: Path, scale: float) -> Path:
+    family = prepare(work, len(MEMBERS))
+    document = yaml.safe_load(family.read_text())
+    member = next(member for member in document["members"] if member["name"] == "400k")
+    document["members"] = [member | {"name": OTHER, "tokens": scale * OTHER_TOKENS}]
+    document["tokenizer"] = {"vocab_size": OTHER_VOCABULARY}
+    return _written(family, document, work)
+
+
+def _written(family: Path, document: dict[str, Any], work: Path) -> Path:
+    family.write_text(yaml.safe_dump(document, sort_keys=False))
+    if not (work / "data").exists():
+        from kinfolk.data.versions import prepare_versions as tokenise
+        from kinfolk.family.load import load_family, with_absolute_paths
+
+        loaded = load_family(str(family))
+        tokenise(with_absolute_paths(loaded), loaded.folder, work / "data", where=loaded.origin)
+    return family
