@@ -1,4 +1,4 @@
-"""The bases of benchmarks/transfer.py: a chain of four members, the largest one continued on other text, and a model
+"""The bases of benchmarks/transfer.py: a chain of three members, the largest one continued on other text, and a model
 with another tokenizer. All are ordinary `kinfolk build`s, one of each kind for every seed.
 """
 
@@ -18,16 +18,16 @@ from stories260k import load_tokenizer as load_stories_tokenizer
 DATA = CLASSICS.parent
 MODERN = DATA / "modern_pd" / "modern_pd.jsonl.bz2"
 
-MEMBERS = ("100k", "200k", "400k", "800k")
-CONTINUED = "800k-modern"
-OTHER = "400k-vocabulary512"
+MEMBERS = ("100k", "200k", "400k")
+CONTINUED = "400k-modern"
+OTHER = "200k-vocabulary512"
 STORIES = "stories260K"
-TOKENS = {"100k": 1.0e6, "200k": 1.5e6, "400k": 2.2e6, "800k": 2.8e6}
+TOKENS = {"100k": 1.0e6, "200k": 1.5e6, "400k": 1.8e6}
 """Of each member trained alone; the chain spends what the largest would."""
-CONTINUED_TOKENS = 0.5e6
-OTHER_TOKENS = 1.5e6
+CONTINUED_TOKENS = 0.3e6
+OTHER_TOKENS = 1.2e6
 OTHER_VOCABULARY = 512
-MODERN_DOCUMENT_EVERY = 6
+MODERN_DOCUMENT_EVERY = 12
 """Enough of that text for one pass."""
 
 
@@ -80,7 +80,7 @@ def _chain(work: Path, scale: float) -> Path:
 def _other(work: Path, scale: float) -> Path:
     family = prepare(work, len(MEMBERS))
     document = yaml.safe_load(family.read_text())
-    member = next(member for member in document["members"] if member["name"] == "400k")
+    member = next(member for member in document["members"] if member["name"] == "200k")
     document["members"] = [member | {"name": OTHER, "tokens": scale * OTHER_TOKENS}]
     document["tokenizer"] = {"vocab_size": OTHER_VOCABULARY}
     return _written(family, document, work)
