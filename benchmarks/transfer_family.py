@@ -22,9 +22,7 @@ MEMBERS = ("100k", "200k", "400k")
 CONTINUED = "400k-modern"
 OTHER = "200k-vocabulary512"
 STORIES = "stories260K"
-TOKENS = {"100k": 1.0e6, "200k": 1.5e6, "400k": 1.8e6}
-"""Of each member trained alone; the chain spends what the largest would."""
-CONTINUED_TOKENS = 0.3e6
+CONTINUED_TOKENS = 0.4e6
 OTHER_TOKENS = 1.2e6
 OTHER_VOCABULARY = 512
 MODERN_DOCUMENT_EVERY = 12
@@ -35,23 +33,25 @@ def family_settings(seed: int) -> list[str]:
     return ["strategy=progressive", "recipe.peak_exponent=0.25", f"recipe.seed={seed}"]
 
 
-def build_bases(work: Path, seeds: int, scale: float, jobs: int) -> None:
-    """Build all bases that are not there yet; `scale` multiplies their tokens."""
-    runs = {f"seed{seed}": family_settings(seed) for seed in range(seeds)}
-    build_all(_chain(work / "family", scale), work / "family", runs, jobs)
-    build_all(_other(work / "other", scale), work / "other", runs, jobs)
+def build_bases(work: Path, seeds: int, jobs: int) -> None:
+    """Build all bases that are not there yet."""
+    for kind, write in (("family", _chain), ("other", _other)):
+        missing = [f"seed{seed}" for seed in range(seeds) if not _is_built(work / kind / f"seed{seed}")]
+        if missing:
+            runs = {name: family_settings(int(name.removeprefix("seed"))) for name in missing}
+            build_all(write(work / kind), work / kind, runs, jobs)
+        failed = [name for name in missing if not _is_built(work / kind / name)]
+        if failed:
+            sys.exit(f"not built: {kind}, {', '.join(failed)}")
     if not (work / STORIES).exists():
         beside = work / f"{STORIES}.new"
         load_stories_model().save_pretrained(beside)
         load_stories_tokenizer().save_pretrained(beside)
         beside.rename(work / STORIES)
-    failed = [
-        str(run)
-        for run in (work / kind / name for kind in ("family", "other") for name in runs)
-        if not any(event["event"] == "build_finished" for event in events(run))
-    ]
-    if failed:
-        sys.exit(f"not built: {', '.join(failed)}")
+
+
+def _is_built(run: Path) -> bool:
+    return any(event["event"] == "build_finished" for event in events(run))
 
 
 def base_folder(work: Path, seed: int, name: str) -> Path:
@@ -61,27 +61,25 @@ def base_folder(work: Path, seed: int, name: str) -> Path:
     return work / ("other" if name == OTHER else "family") / f"seed{seed}" / "members" / name
 
 
-def _chain(work: Path, scale: float) -> Path:
+def _chain(work: Path) -> Path:
     """Write the family file, and its data tokenised once for all seeds; returns its path."""
     family = prepare(work, len(MEMBERS))
     document = yaml.safe_load(family.read_text())
-    for member in document["members"]:
-        member["tokens"] = scale * TOKENS[member["name"]]
     modern = work / "modern.jsonl"
     if not modern.exists():
         with bz2.open(MODERN, "rt", encoding="utf-8") as lines:
             texts = [json.loads(line)["text"] for line in lines][::MODERN_DOCUMENT_EVERY]
         modern.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    version = {"name": "modern", "train": [{"path": str(modern.resolve())}], "tokens": scale * CONTINUED_TOKENS}
+    version = {"name": "modern", "train": [{"path": str(modern.resolve())}], "tokens": CONTINUED_TOKENS}
     document["data"]["versions"] = [version]
     return _written(family, document, work)
 
 
-def _other(work: Path, scale: float) -> Path:
+def _other(work: Path) -> Path:
     family = prepare(work, len(MEMBERS))
     document = yaml.safe_load(family.read_text())
     member = next(member for member in document["members"] if member["name"] == "200k")
-    document["members"] = [member | {"name": OTHER, "tokens": scale * OTHER_TOKENS}]
+    document["members"] = [member | {"name": OTHER, "tokens": OTHER_TOKENS}]
     document["tokenizer"] = {"vocab_size": OTHER_VOCABULARY}
     return _written(family, document, work)
 
