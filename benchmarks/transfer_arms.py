@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transfer_family import CONTINUED, MEMBERS, OTHER, STORIES, base_folder
+from transfer_family import MEMBERS, base_folder
 
 from kinfolk.transfer.objective import Regulariser
 from kinfolk.transfer.settings import Settings
@@ -16,7 +16,6 @@ from kinfolk.transfer.value import train_value
 from kinfolk.transfer.value_request import ValueRequest
 
 SMALLEST = MEMBERS[0]
-TARGETS = (*MEMBERS, CONTINUED, OTHER, STORIES)
 PEAK = 3e-3
 EPOCHS = 4.0
 
@@ -31,6 +30,7 @@ class Arm:
     scheme: str = "residual"
     regulariser: Regulariser = field(default_factory=Regulariser)
     anchored: bool = False
+    epochs: float = EPOCHS
 
 
 ARMS: dict[str, Arm] = {
@@ -38,6 +38,7 @@ ARMS: dict[str, Arm] = {
     "two bases": Arm(bases=("100k", "200k")),
     "wider": Arm(initial="200k"),
     "wider, two bases": Arm(bases=("100k", "200k"), initial="200k"),
+    "wider, two bases, long": Arm(bases=("100k", "200k"), initial="200k", epochs=3 * EPOCHS),
     "norm 1": Arm(regulariser=Regulariser("masked", 1.0)),
     "norm 10": Arm(regulariser=Regulariser("masked", 10.0)),
     "entropy 0.1": Arm(regulariser=Regulariser(entropy_weight=0.1)),
@@ -51,8 +52,10 @@ ARMS: dict[str, Arm] = {
 """`residual`, whose regulariser is 0, is Portable Reward Tuning too; `entropy` is that with an entropy term."""
 
 
-def settings(seed: int) -> Settings:
-    return Settings(epochs=EPOCHS, learning_rate=PEAK, warmup_share=0.05, precision="float32", seed=seed, patience=4)
+def settings(seed: int, epochs: float = EPOCHS) -> Settings:
+    return Settings(
+        epochs=epochs, learning_rate=PEAK, warmup_share=0.05, precision="float32", seed=seed, held_out_every_steps=20
+    )
 
 
 def demonstrations(work: Path) -> Data:
@@ -72,7 +75,7 @@ def train(work: Path, seed: int, name: str, view: TransferView) -> dict[str, Any
         bases=tuple(base_folder(work, seed, base) for base in arm.bases),
         value=str(base_folder(work, seed, arm.initial)),
         data=demonstrations(work),
-        settings=settings(seed),
+        settings=settings(seed, arm.epochs),
         zero_head=arm.zero_head,
         scheme=arm.scheme,
         regulariser=arm.regulariser,

@@ -1,12 +1,11 @@
 """What benchmarks/transfer.py measures of a base with what was post-trained, on demonstrations that nothing has seen.
 
-Models run over the development and test responses once; a weight alpha then costs a sum of logits. Greedy decoding gives
-exactly the expected answer where the most probable token is the expected one at every position of it, so that exact
-answers need no decoding; their format does.
+Models run over the development and test responses once; a weight alpha then costs a sum of logits. Greedy decoding
+gives exactly the expected answer where the most probable token is the expected one at every position of it, so that
+exact answers need no decoding; their format does.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from progressive import CLASSICS
+from progressive import HELD_OUT_CHARACTERS
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transfer_task import is_of_format, read_rows
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kinfolk.evaluate.load import separator_of
 from kinfolk.evaluate.loss import encode_documents, score
@@ -36,12 +35,12 @@ SETS = ("templated", "real")
 ALPHAS = tuple(step / 8 for step in range(1, 13))
 MOST_NEW_TOKENS = 24
 CALIBRATION_BINS = 10
-TEXT_DOCUMENTS, TEXT_CHARACTERS = 16, 2_000
-"""Of the test part of the pretraining text, on which damage is measured."""
+WINDOW = 256
+TEXT_EVERY, TEXT_CHARACTERS = 5, 2_000
+"""Of the test part of the pretraining text, on which damage is measured: every fifth book, so many characters."""
 
 Logits = dict[str, Tensor]
 """By "set-part": (scored positions, vocabulary) in float32."""
-assert CLASSICS
 
 
 @dataclass(frozen=True)
@@ -153,19 +152,18 @@ class Target:
         hits = [is_of_format(row["template"], answer.strip()) for row, answer in zip(rows, answers, strict=True)]
         return sum(hits) / len(hits)
 
-    def bits_per_byte(self, model: PreTrainedModel, text: Path) -> float:
-        """On a text like that of pretraining."""
-        documents = text.read_text("utf-8").split("\n\n\n")
-        encoded = encode_documents(self.tokenizer, documents)
-        separator = separator_of(self.tokenizer, self.model.config)
-        return score(model, encoded, separator, min(256, context_of(self.model)), "cpu", stride=256).bits_per_byte
+    def bits_per_byte(self, model: PreTrainedModel, texts: list[str]) -> float:
+        """On texts like those of pretraining."""
+        encoded = encode_documents(self.tokenizer, texts)
+        separator = separator_of(self.model, self.tokenizer)
+        return score(model, encoded, separator, WINDOW, "cpu", stride=WINDOW).bits_per_byte
 
 
-def write_text(test: Path, target: Path) -> None:
-    """The beginnings of some held-out books, evenly spread; `test` has all of them, in parts of equal length."""
-    books = test.read_text("utf-8").split("\n\n")
-    del books
-    raise NotImplementedError
+def pretraining_texts(test: Path) -> list[str]:
+    """Beginnings of held-out books, evenly spread over those of benchmarks/progressive.py's test part."""
+    whole = test.read_text("utf-8")
+    starts = range(0, len(whole), (HELD_OUT_CHARACTERS + 2) * TEXT_EVERY)
+    return [whole[start : start + TEXT_CHARACTERS] for start in starts]
 
 
 def calibration_error(logits: Tensor, targets: Tensor) -> float:
@@ -193,13 +191,3 @@ def mean_acceptance(target: Logits, draft: Logits) -> dict[str, float]:
 
 def cascade_logits(target: Target, pair: Pair) -> Logits:
     return target.each(lambda batch: pair_logits(pair, batch))
-
-
-@contextmanager
-def weighted(pair: Pair, alpha: float) -> Iterator[Pair]:
-    """The pair at another alpha for a while."""
-    before, pair.alpha = pair.alpha, alpha
-    try:
-        yield pair
-    finally:
-        pair.alpha = before

@@ -69,7 +69,9 @@ def drawn(shape: tuple[int, int, int, int], vocabulary: int, seed: int) -> PreTr
     return model
 
 
-def ways_to_decode(base: PreTrainedModel, value: PreTrainedModel, tuned: PreTrainedModel, new: int) -> dict[str, Decode]:
+def ways_to_decode(
+    base: PreTrainedModel, value: PreTrainedModel, tuned: PreTrainedModel, new: int
+) -> dict[str, Decode]:
     """Greedy decoding of so many tokens: by `generate`, and by forward passes with a cache and nothing else."""
     pair = Pair.of(base, value).eval()
     proxy = proxy_tuned(base, tuned, value)
