@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speed", "run", "show"])
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-transfer"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--bases", nargs="+", choices=BASES, default=BASES)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -46,11 +46,11 @@ def main() -> None:
         absent = [str(path) for path in (CLASSICS, MODERN, WRITTEN) if not path.exists()]
         if absent:
             sys.exit(f"skipped: this benchmark reads {', '.join(absent)}, which is not there")
-        build_bases(arguments.work, arguments.seeds, arguments.jobs)
+        build_bases(arguments.work, arguments.seeds, arguments.bases, arguments.jobs)
         write_task(arguments.work / "task")
         one = partial(one_seed, arguments.work, arguments.arms, arguments.bases)
         with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
-            list(pool.map(one, range(arguments.seeds)))
+            list(pool.map(one, arguments.seeds))
     from transfer_tables import show
 
     show(arguments.work, arguments.seeds)

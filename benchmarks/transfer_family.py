@@ -5,6 +5,7 @@ with another tokenizer. All are ordinary `kinfolk build`s, one of each kind for 
 import bz2
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,18 @@ def family_settings(seed: int) -> list[str]:
     return ["strategy=progressive", "recipe.peak_exponent=0.25", f"recipe.seed={seed}"]
 
 
-def build_bases(work: Path, seeds: int, jobs: int) -> None:
+def build_bases(work: Path, seeds: Sequence[int], bases: Sequence[str], jobs: int) -> None:
     """Build all bases that are not there yet."""
-    for kind, write in (("family", _chain), ("other", _other)):
-        missing = [f"seed{seed}" for seed in range(seeds) if not _is_built(work / kind / f"seed{seed}")]
+    kinds = {"family": _chain} | ({"other": _other} if OTHER in bases else {})
+    for kind, write in kinds.items():
+        missing = [f"seed{seed}" for seed in seeds if not _is_built(work / kind / f"seed{seed}")]
         if missing:
             runs = {name: family_settings(int(name.removeprefix("seed"))) for name in missing}
             build_all(write(work / kind), work / kind, runs, jobs)
         failed = [name for name in missing if not _is_built(work / kind / name)]
         if failed:
             sys.exit(f"not built: {kind}, {', '.join(failed)}")
-    if not (work / STORIES).exists():
+    if STORIES in bases and not (work / STORIES).exists():
         beside = work / f"{STORIES}.new"
         load_stories_model().save_pretrained(beside)
         load_stories_tokenizer().save_pretrained(beside)
