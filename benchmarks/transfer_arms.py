@@ -39,6 +39,7 @@ ARMS: dict[str, Arm] = {
     "wider": Arm(initial="200k"),
     "wider, two bases": Arm(bases=("100k", "200k"), initial="200k"),
     "wider, two bases, long": Arm(bases=("100k", "200k"), initial="200k", epochs=3 * EPOCHS),
+    "trained on 400k": Arm(bases=("400k",)),
     "norm 1": Arm(regulariser=Regulariser("masked", 1.0)),
     "norm 10": Arm(regulariser=Regulariser("masked", 10.0)),
     "entropy 0.1": Arm(regulariser=Regulariser(entropy_weight=0.1)),
@@ -49,7 +50,8 @@ ARMS: dict[str, Arm] = {
     "released norm": Arm(regulariser=Regulariser("released", 1.0)),
     "KL 0.1": Arm(regulariser=Regulariser("kl", 0.1)),
 }
-"""`residual`, whose regulariser is 0, is Portable Reward Tuning too; `entropy` is that with an entropy term."""
+"""`trained on 400k` is no transfer there: it tells what a network of this size can do on that base at best. `residual`,
+whose regulariser is 0, is Portable Reward Tuning too; `entropy` is that with an entropy term."""
 
 
 def settings(seed: int, epochs: float = EPOCHS) -> Settings:

@@ -107,17 +107,17 @@ class Measured:
         return self.target(SMALLEST).logits_of(self.loaded(arm, "value")[0])
 
     def alone(self, name: str, model: PreTrainedModel, logits: Logits) -> dict[str, Any]:
-        """A base, or a fully tuned one."""
+        """A base, or a fully tuned one; the smallest member in the same state is its draft."""
         target = self.target(name)
-        own = mean_acceptance(
-            logits, self.tuned(SMALLEST) if model is not target.model else self.target(SMALLEST).logits
-        )
-        return {
+        found = {
             **target.figures(logits, self.tuned(name)),
             "format": target.format_score(model),
             "bits per byte": target.bits_per_byte(model, self.texts),
-            "acceptance": own,
         }
+        if name not in SAME_VOCABULARY:
+            return found
+        draft = self.target(SMALLEST).logits if model is target.model else self.tuned(SMALLEST)
+        return found | {"acceptance": mean_acceptance(logits, draft)}
 
     def pair(self, arm: str, name: str) -> dict[str, Any]:
         target, value = self.target(name), self.loaded(arm, "value")[0]
