@@ -22,7 +22,9 @@ from kinfolk.transfer.translation import translation
 SAME_VOCABULARY = (*MEMBERS, CONTINUED)
 TRANSLATED = ("residual", "two bases", "wider, two bases", "wider, two bases, long")
 """Arms that are tried on other vocabularies."""
-MAPS = ("exact", "first-piece", "aligned", "edit-distance")
+MAPS = ("exact", "first-piece", "aligned", "edit-distance", "healed")
+BEST_MAPS = ("exact", "healed")
+"""Of the other arms than the first."""
 ALIGNED_ON = 200
 """Development and training responses that an alignment is made on."""
 
@@ -71,7 +73,7 @@ class Measured:
             if name in SAME_VOCABULARY:
                 self.once(arm, name, lambda name=name: self.pair(arm, name))
             elif arm in TRANSLATED:
-                for kind in MAPS:
+                for kind in MAPS if arm == TRANSLATED[0] else BEST_MAPS:
                     self.once(f"{arm}, {kind}", name, lambda name=name, kind=kind: self.translated(arm, name, kind))
 
     def once(self, method: str, name: str, measure: Callable[[], dict[str, Any]]) -> None:

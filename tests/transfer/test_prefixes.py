@@ -11,6 +11,7 @@ from vocabularies import TALES, pieces, tokenizer
 
 from kinfolk.errors import KinfolkError
 from kinfolk.transfer import Pair, load_pair, save_pair
+from kinfolk.transfer.healing import healing
 from kinfolk.transfer.retokenize import Retokenizer
 from kinfolk.transfer.translation import Translation
 from kinfolk.transfer.vocabulary import first_piece_map
@@ -28,10 +29,14 @@ def rows(name: str) -> int:
     return len(pieces(name).bytes_of)
 
 
-def a_pair(own: str, other: str, value: str = "llama", alpha: float = 1.0, **settings: Any) -> Pair:
+def a_pair(
+    own: str, other: str, value: str = "llama", alpha: float = 1.0, healed: bool = False, **settings: Any
+) -> Pair:
+    heal = healing(pieces(own), pieces(other), TALES[:2]) if healed else None
     between = Translation(
-        first_piece_map(pieces(own), pieces(other)),
+        heal.map if heal else first_piece_map(pieces(own), pieces(other)),
         Retokenizer(pieces(own), pieces(other), int(tokenizer(other).bos_token_id)),
+        heal,
     )
     return Pair.of(
         model("llama", 1, vocab_size=rows(own), max_position_embeddings=256),
@@ -61,7 +66,11 @@ def by_definition(pair: Pair, ids: list[int]) -> Tensor:
         spelt = text.removeprefix(base.prefix).decode(errors="replace")
         split += [value.tokenizer.eos_token_id] if place else []
         split += value.tokenizer(spelt, add_special_tokens=False)["input_ids"] if spelt else []
-    return between.map.combined(own, pair.value(torch.tensor([split])).logits[0, -1], pair.alpha)
+    found = pair.value(torch.tensor([split])).logits[0]
+    change = found[-1]
+    if between.healing is not None:
+        change = between.healing.change(found[-2] if len(split) > 1 else None, split[-1], found[-1])
+    return between.map.combined(own, change, pair.alpha)
 
 
 def _is_cut_off(tail: bytes) -> bool:
@@ -72,10 +81,10 @@ def _is_cut_off(tail: bytes) -> bool:
     return False
 
 
-@pytest.mark.parametrize(("own", "other"), COUPLES)
+@pytest.mark.parametrize(("own", "other", "healed"), [*((*each, False) for each in COUPLES), (*COUPLES[0], True)])
 @torch.no_grad()
-def test_every_step_is_that_of_a_fresh_forward_pass(own: str, other: str) -> None:
-    pair = a_pair(own, other)
+def test_every_step_is_that_of_a_fresh_forward_pass(own: str, other: str, healed: bool) -> None:
+    pair = a_pair(own, other, healed=healed)
     ids = [tokenizer(own).bos_token_id, *pieces(own).encode(TALES[2])][:36]
     cache = pair(torch.tensor([ids[:3]]), use_cache=True).past_key_values
     again = 0
@@ -131,12 +140,13 @@ def loop(pair: Pair, ids: list[int], steps: int) -> list[int]:
 PROMPT = [0, *pieces("small").encode("The raven and the raven ")]
 
 
-@pytest.mark.parametrize("how", ["greedy", "static", "assisted", "prompt lookup", "no cache"])
+@pytest.mark.parametrize("how", ["greedy", "healed", "static", "assisted", "prompt lookup", "no cache"])
 @torch.no_grad()
 def test_decoding_equals_the_loop(how: str) -> None:
-    pair, prompt = a_pair("small", "large", alpha=0.8), PROMPT
+    pair, prompt = a_pair("small", "large", alpha=0.8, healed=how == "healed"), PROMPT
     settings: dict[str, Any] = {
         "greedy": {},
+        "healed": {},
         "static": {"cache_implementation": "static"},
         "assisted": {"assistant_model": pair.base},
         "prompt lookup": {"prompt_lookup_num_tokens": 3},
@@ -176,9 +186,10 @@ def test_a_value_network_with_a_window_is_cropped_too() -> None:
     assert found[0].tolist() == loop(pair, PROMPT, 10)
 
 
+@pytest.mark.parametrize("healed", [False, True])
 @torch.no_grad()
-def test_saved_and_loaded(tmp_path: Path) -> None:
-    pair = a_pair("small", "large", alpha=0.5)
+def test_saved_and_loaded(healed: bool, tmp_path: Path) -> None:
+    pair = a_pair("small", "large", alpha=0.5, healed=healed)
     save_pair(pair, tokenizer("small"), tmp_path / "pair")
     loaded, _ = load_pair(tmp_path / "pair")
     prompt = torch.tensor([PROMPT])

@@ -221,7 +221,7 @@ def test_coverage_is_counted_and_too_little_is_refused() -> None:
         translation(tokenizer("large"), tokenizer("small"), TALES, kind="guess")
 
 
-@pytest.mark.parametrize("kind", ["exact", "first-piece", "edit-distance", "aligned"])
+@pytest.mark.parametrize("kind", ["exact", "first-piece", "edit-distance", "aligned", "healed"])
 def test_a_saved_translation_is_the_same(kind: str, tmp_path: Path) -> None:
     made, coverage = translation(tokenizer("small"), tokenizer("large"), TALES, kind, aligned_on=TALES, force=True)
     assert coverage.to_dict()["tokens"] > 50

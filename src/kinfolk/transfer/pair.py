@@ -149,9 +149,7 @@ class Pair(PreTrainedModel, GenerationMixin):
         """
         if self.config.vocabulary is not None:
             prefixes = Prefixes() if cache is None else cache.layers[0]
-            read: Tensor = prefixes.read(
-                self.value, self._translation().retokenizer, input_ids, attention_mask, logits_to_keep
-            )
+            read: Tensor = prefixes.read(self.value, self._translation(), input_ids, attention_mask, logits_to_keep)
             return read
         inputs: dict[str, Any] = {"input_ids": input_ids}
         if self.config.scheme != "residual":
@@ -249,7 +247,7 @@ _PADDING_ROWS = 1024
 
 def _check_translation(translation: Translation, rows: int, value_rows: int) -> None:
     entries, reached = len(translation.map.index), int(translation.map.index.max())
-    if entries > rows or reached >= value_rows:
+    if entries > rows or (translation.healing is None and reached >= value_rows):
         raise KinfolkError(
             f"the map is from {entries} tokens to {reached + 1} or more, the models have {rows} and {value_rows}",
             where="translation",

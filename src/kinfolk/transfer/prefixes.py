@@ -7,29 +7,32 @@ is new is fed. While the bytes of a split character are pending, nothing new can
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from kinfolk.transfer.retokenize import Retokenizer
+if TYPE_CHECKING:
+    from kinfolk.transfer.translation import Translation
 
 
 @dataclass
 class Prefix:
-    """One row: base ids so far, value ids in the cache, and the value logits (value vocabulary,) after the last."""
+    """One row: base ids so far, value ids in the cache, and the value logits (value vocabulary,) after the last and,
+    if it is not the first, before it."""
 
     base_ids: list[int] = field(default_factory=list)
     value_ids: list[int] = field(default_factory=list)
     cache: DynamicCache = field(default_factory=DynamicCache)
     logits: Tensor | None = None
+    logits_before: Tensor | None = None
 
     def twin(self) -> "Prefix":
         """A copy that goes on by itself. Layers replace their tensors, never change them, so these are shared."""
         cache = DynamicCache()
         cache.layers = [copy.copy(layer) for layer in self.cache.layers]
-        return Prefix(list(self.base_ids), list(self.value_ids), cache, self.logits)
+        return Prefix(list(self.base_ids), list(self.value_ids), cache, self.logits, self.logits_before)
 
 
 class Prefixes:
@@ -81,12 +84,13 @@ class Prefixes:
     def read(
         self,
         value: PreTrainedModel,
-        retokenizer: Retokenizer,
+        translation: "Translation",
         input_ids: Tensor,
         mask: Tensor | None,
         logits_to_keep: int | Tensor,
     ) -> Tensor:
-        """Take in base ids (batch, time) and give the value logits (batch, kept positions, value vocabulary), float32.
+        """Take in base ids (batch, time) and give the value logits (batch, kept positions, value vocabulary), float32;
+        with healing, what they say of the base's vocabulary.
 
         `mask` (batch, time so far) is 0 at padding, which belongs to no text. Zeros stand for no change. A row is read
         position by position where several are kept, since the text before each is split in its own way.
@@ -99,7 +103,10 @@ class Prefixes:
         kept = positions[-logits_to_keep:] if isinstance(logits_to_keep, int) else positions[logits_to_keep.cpu()]
         wanted = kept.tolist()
         embedding: Any = value.get_input_embeddings()
-        silent = torch.zeros(value.config.get_text_config(decoder=True).vocab_size, device=embedding.weight.device)
+        width = value.config.get_text_config(decoder=True).vocab_size
+        if translation.healing is not None:
+            width = len(translation.map.index)
+        silent = torch.zeros(width, device=embedding.weight.device)
         result = []
         for row, ids, is_text in zip(self.rows, input_ids.tolist(), real.tolist(), strict=True):
             found = {}
@@ -107,28 +114,31 @@ class Prefixes:
                 if counts:
                     row.base_ids.append(index)
                 if position in wanted:
-                    found[position] = _change(row, value, retokenizer, silent)
+                    found[position] = _change(row, value, translation, silent)
             result.append(torch.stack([found[position] for position in wanted]))
         return torch.stack(result).to(input_ids.device)
 
 
-def _change(row: Prefix, value: PreTrainedModel, retokenizer: Retokenizer, silent: Tensor) -> Tensor:
-    ids, pending = retokenizer.value_ids(row.base_ids)
+def _change(row: Prefix, value: PreTrainedModel, translation: "Translation", silent: Tensor) -> Tensor:
+    ids, pending = translation.retokenizer.value_ids(row.base_ids)
     if pending or not ids:
         return silent
     if ids != row.value_ids or row.logits is None:
         _feed(row, value, ids)
     assert row.logits is not None
+    if translation.healing is not None:
+        return translation.healing.change(row.logits_before, ids[-1], row.logits)
     return row.logits
 
 
 def _feed(row: Prefix, value: PreTrainedModel, ids: list[int]) -> None:
-    """Make the cache that of `ids`; at least the last one is fed, as its logits are wanted."""
+    """Make the cache that of `ids`; at least the last two are fed, as the logits after both are wanted."""
     shared = 0
-    while shared < min(len(row.value_ids), len(ids) - 1) and row.value_ids[shared] == ids[shared]:
+    while shared < min(len(row.value_ids), len(ids) - 2) and row.value_ids[shared] == ids[shared]:
         shared += 1
     row.cache.crop(shared - len(row.value_ids))
     embedding: Any = value.get_input_embeddings()
     new = torch.tensor([ids[shared:]], device=embedding.weight.device)
     logits: Tensor = value(input_ids=new, past_key_values=row.cache, use_cache=True).logits
     row.value_ids, row.logits = ids, logits[0, -1].float()
+    row.logits_before = logits[0, -2].float() if len(ids) > 1 else None
