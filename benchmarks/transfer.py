@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--bases", nargs="+", choices=BASES, default=BASES)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="of speed")
     arguments = parser.parse_args()
     if arguments.what == "speed":
         from transfer_speed import speed

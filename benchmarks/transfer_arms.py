@@ -35,10 +35,10 @@ class Arm:
 
 ARMS: dict[str, Arm] = {
     "residual": Arm(),
+    "long": Arm(epochs=3 * EPOCHS),
     "two bases": Arm(bases=("100k", "200k")),
     "wider": Arm(initial="200k"),
     "wider, two bases": Arm(bases=("100k", "200k"), initial="200k"),
-    "wider, two bases, long": Arm(bases=("100k", "200k"), initial="200k", epochs=2 * EPOCHS),
     "trained on 400k": Arm(bases=("400k",)),
     "norm 1": Arm(regulariser=Regulariser("masked", 1.0)),
     "norm 10": Arm(regulariser=Regulariser("masked", 10.0)),

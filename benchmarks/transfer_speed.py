@@ -20,7 +20,7 @@ from kinfolk.transfer.cache import new_cache
 from kinfolk.transfer.pair import Pair
 from kinfolk.transfer.proxy import proxy_tuned
 
-PROMPT, NEW = 32, 64
+PROMPT, NEW = 32, 32
 BATCHES = (1, 8)
 SIZES = {
     "0.9 M, value 0.2 M, vocabulary 1,024": ((4, 128, 4, 352), (2, 64, 2, 176), 1024),
@@ -135,7 +135,3 @@ def cells(seconds: dict[str, list[float]], tokens: int) -> list[str]:
         share("no cache", "base", "value"),
         share("proxy", "pair"),
     ]
-
-
-if __name__ == "__main__":
-    speed(5)
