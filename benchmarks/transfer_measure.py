@@ -57,6 +57,7 @@ class Measured:
         self.found: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.texts = pretraining_texts(work / "family" / "test.txt")
         self.targets: dict[str, Target] = {}
+        self.read: dict[tuple[str, str, bool], Logits] = {}
 
     def alone_and_proxies(self, targets: list[str]) -> None:
         """Every base by itself, fully tuned, and proxy-tuned by the smallest member."""
@@ -161,13 +162,20 @@ class Measured:
             target.tokenizer, tokenizer, rows["development"], kind, rows["train"][:ALIGNED_ON], force=True
         )
         pair = Pair.of(target.model, value, translation=between).eval()
-        change = target.changes(pair)
+        change = self.translated_changes(arm, name, kind == "healed", pair)
 
         def combined(alpha: float) -> Logits:
             pair.alpha = alpha
             return {key: pair.combined(target.logits[key], change[key]) for key in change}
 
         return self.weighted(name, pair, combined) | {"coverage": coverage.to_dict()}
+
+    def translated_changes(self, arm: str, name: str, is_healed: bool, pair: Pair) -> Logits:
+        """All maps but `healed` read the same value logits."""
+        key = (arm, name, is_healed)
+        if key not in self.read:
+            self.read[key] = self.target(name).changes(pair)
+        return self.read[key]
 
     def weighted(
         self,
