@@ -36,7 +36,7 @@ class Arm:
 ARMS: dict[str, Arm] = {
     "residual": Arm(),
     "long": Arm(epochs=3 * EPOCHS),
-    "two bases": Arm(bases=("100k", "200k")),
+    "two bases, long": Arm(bases=("100k", "200k"), epochs=3 * EPOCHS),
     "wider": Arm(initial="200k"),
     "wider, two bases": Arm(bases=("100k", "200k"), initial="200k"),
     "trained on 400k": Arm(bases=("400k",)),
