@@ -26,7 +26,8 @@ def kept(logits: Tensor, logits_to_keep: int | Tensor) -> Tensor:
 
 def logits_of(model: PreTrainedModel, cache: Cache | None, logits_to_keep: int | Tensor, **inputs: Any) -> Tensor:
     """A causal model's logits at those positions (batch, kept, vocabulary), also of one that cannot leave any out."""
-    keeps = _keeps_logits(type(model))
+    kind: Any = type(model)
+    keeps = _keeps_logits(kind)
     if keeps:
         inputs["logits_to_keep"] = logits_to_keep
     logits: Tensor = model(**inputs, past_key_values=cache, use_cache=cache is not None).logits
@@ -34,6 +35,6 @@ def logits_of(model: PreTrainedModel, cache: Cache | None, logits_to_keep: int |
 
 
 @cache
-def _keeps_logits(model: type[PreTrainedModel]) -> bool:
-    """Whether a model can leave logits out; looked up once, as reading a signature costs a tiny model 5 % of a step."""
+def _keeps_logits(model: Any) -> bool:
+    """Whether a class of models can leave logits out; looked up once, as reading a signature costs a tiny model 5 % of a step."""
     return "logits_to_keep" in inspect.signature(model.forward).parameters
