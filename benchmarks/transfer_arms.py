@@ -18,6 +18,7 @@ from kinfolk.transfer.value_request import ValueRequest
 SMALLEST = MEMBERS[0]
 PEAK = 3e-3
 EPOCHS = 4.0
+PATIENCE = 4
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class Arm:
     regulariser: Regulariser = field(default_factory=Regulariser)
     anchored: bool = False
     epochs: float = EPOCHS
+    patience: int = PATIENCE
 
 
 ARMS: dict[str, Arm] = {
     "residual": Arm(),
     "long": Arm(epochs=3 * EPOCHS),
     "two bases, long": Arm(bases=("100k", "200k"), epochs=3 * EPOCHS),
+    "two bases, to the end": Arm(bases=("100k", "200k"), epochs=3 * EPOCHS, patience=0),
     "wider": Arm(initial="200k"),
     "wider, two bases": Arm(bases=("100k", "200k"), initial="200k"),
     "trained on 400k": Arm(bases=("400k",)),
@@ -54,9 +57,15 @@ ARMS: dict[str, Arm] = {
 whose regulariser is 0, is Portable Reward Tuning too; `entropy` is that with an entropy term."""
 
 
-def settings(seed: int, epochs: float = EPOCHS) -> Settings:
+def settings(seed: int, epochs: float = EPOCHS, patience: int = PATIENCE) -> Settings:
     return Settings(
-        epochs=epochs, learning_rate=PEAK, warmup_share=0.05, precision="float32", seed=seed, held_out_every_steps=20
+        epochs=epochs,
+        learning_rate=PEAK,
+        warmup_share=0.05,
+        precision="float32",
+        seed=seed,
+        held_out_every_steps=20,
+        patience=patience,
     )
 
 
@@ -77,7 +86,7 @@ def train(work: Path, seed: int, name: str, view: TransferView) -> dict[str, Any
         bases=tuple(base_folder(work, seed, base) for base in arm.bases),
         value=str(base_folder(work, seed, arm.initial)),
         data=demonstrations(work),
-        settings=settings(seed, arm.epochs),
+        settings=settings(seed, arm.epochs, arm.patience),
         zero_head=arm.zero_head,
         scheme=arm.scheme,
         regulariser=arm.regulariser,

@@ -20,7 +20,7 @@ from kinfolk.transfer.sources import TransferView, load_member
 from kinfolk.transfer.translation import translation
 
 SAME_VOCABULARY = (*MEMBERS, CONTINUED)
-TRANSLATED = ("residual", "long", "wider, two bases")
+TRANSLATED = ("residual", "two bases, to the end")
 """Arms that are tried on other vocabularies."""
 MAPS = ("exact", "first-piece", "aligned", "edit-distance", "healed")
 BEST_MAPS = ("exact", "healed")

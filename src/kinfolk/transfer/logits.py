@@ -36,5 +36,5 @@ def logits_of(model: PreTrainedModel, cache: Cache | None, logits_to_keep: int |
 
 @cache
 def _keeps_logits(model: Any) -> bool:
-    """Whether a class of models can leave logits out; looked up once, as reading a signature costs a tiny model 5 % of a step."""
+    """Whether a class of models can leave logits out; looked up once, as reading a signature takes 20 microseconds."""
     return "logits_to_keep" in inspect.signature(model.forward).parameters
