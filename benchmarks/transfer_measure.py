@@ -26,7 +26,7 @@ MAPS = ("exact", "first-piece", "aligned", "edit-distance", "healed")
 BEST_MAPS = ("exact", "healed")
 """Of the other arms than the first."""
 ALIGNED_ON = 200
-"""Development and training responses that an alignment is made on."""
+"""Training responses, evenly spread over both sets, that alignments and frequencies are made from."""
 
 
 def run_seed(work: Path, seed: int, arms: list[str], targets: list[str], view: TransferView) -> None:
@@ -159,7 +159,7 @@ class Measured:
             for part in ("train", "development")
         }
         between, coverage = translation(
-            target.tokenizer, tokenizer, rows["development"], kind, rows["train"][:ALIGNED_ON], force=True
+            target.tokenizer, tokenizer, rows["development"], kind, rows["train"][:: len(rows["train"]) // ALIGNED_ON], force=True
         )
         pair = Pair.of(target.model, value, translation=between).eval()
         change = self.translated_changes(arm, name, kind == "healed", pair)
