@@ -159,7 +159,12 @@ class Measured:
             for part in ("train", "development")
         }
         between, coverage = translation(
-            target.tokenizer, tokenizer, rows["development"], kind, rows["train"][:: len(rows["train"]) // ALIGNED_ON], force=True
+            target.tokenizer,
+            tokenizer,
+            rows["development"],
+            kind,
+            rows["train"][:: len(rows["train"]) // ALIGNED_ON],
+            force=True,
         )
         pair = Pair.of(target.model, value, translation=between).eval()
         change = self.translated_changes(arm, name, kind == "healed", pair)
