@@ -82,8 +82,7 @@ def test_two_checkpoints_are_there_between_saves_and_one_at_the_end(run: Path, f
     assert len(saves(finished)) == len(saves(finished, "small")) == 1
 
 
-@pytest.mark.parametrize("how", HARMS)
-@pytest.mark.parametrize("file", ["*.safetensors", "state.json"])
+@pytest.mark.parametrize(("how", "file"), [(flip, "*.safetensors"), (truncate, "*.safetensors"), (flip, "state.json")])
 def test_the_checkpoint_before_a_damaged_one_is_used(
     uninterrupted: Uninterrupted, run: Path, how: Harm, file: str
 ) -> None:
@@ -136,8 +135,15 @@ def test_a_member_that_nothing_harmed_is_not_touched(uninterrupted: Uninterrupte
     assert card.read_text() == "my own words" and "nothing to do" in view.said[-1]
 
 
-@pytest.mark.parametrize("file", ["train.bin", "held_out_documents.bin", "data.json", "tokenizer/tokenizer.json"])
-@pytest.mark.parametrize("how", HARMS)
+@pytest.mark.parametrize(
+    ("how", "file"),
+    [
+        (flip, "train.bin"),
+        (truncate, "held_out_documents.bin"),
+        (flip, "data.json"),
+        (truncate, "tokenizer/tokenizer.json"),
+    ],
+)
 def test_damaged_tokens_are_made_again(uninterrupted: Uninterrupted, run: Path, how: Harm, file: str) -> None:
     before = (run / "data" / file).read_bytes()
     harm(run / "data" / file, how)

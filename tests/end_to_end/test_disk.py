@@ -66,14 +66,14 @@ def test_a_disk_that_is_full_again_and_again(uninterrupted: Uninterrupted, tmp_p
         while (code := exit_code(start_child(lambda: command(Path(loaded.origin), disk / "run")))) != 0:
             assert code in (1, 2), code  # 2 where only the report is left to write
             assert leftovers(disk) == []
-            full, size = full + 1, size * 9 // 5
+            full, size = full + 1, size * 5 // 2
             assert full < 30 and mount(disk, MS_REMOUNT, f"size={size}")
         check_whole(disk / "run", uninterrupted[1])
         print("times full:", full)
 
     said = in_namespace(work, tmp_path / "log")
     times = int(said.rsplit("times full: ", 1)[1])
-    assert times >= 5 and "the disk is full" in said and said.count("fix: free some space") == times
+    assert times >= 4 and "the disk is full" in said and said.count("fix: free some space") == times
 
 
 @pytest.mark.usefixtures("_disks")
@@ -96,7 +96,7 @@ def test_a_disk_that_has_become_read_only(uninterrupted: Uninterrupted, tmp_path
 CALLS = ["fsync", "mkdir", "rename", "replace"]
 
 
-@pytest.mark.parametrize("number", [2, 9, 33, 47])
+@pytest.mark.parametrize("number", [2, 9, 33])
 def test_whatever_call_of_the_system_fails(
     uninterrupted: Uninterrupted, tmp_path: Path, capfd: Any, number: int
 ) -> None:

@@ -50,7 +50,7 @@ def test_a_clock_that_jumps_harms_nothing(
     assert page.rstrip().endswith("</html>")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan")])
 def test_a_gradient_that_is_no_number_stops_before_the_weights_are_touched(
     uninterrupted: Uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
