@@ -229,7 +229,8 @@ NOW = "document.dispatchEvent(new Event('visibilitychange'))"
 
 STATE = """() => {
     const plot = document.querySelector('figure[data-plot=flops] .plot');
-    return [document.querySelector('figure[data-plot=tokens]').getBoundingClientRect().top, plot._fullLayout.xaxis.range, plot._fullLayout.yaxis.range, plot._fullLayout.xaxis.title.text,
+    return [document.querySelector('figure[data-plot=tokens]').getBoundingClientRect().top,
+            plot._fullLayout.xaxis.range, plot._fullLayout.yaxis.range, plot._fullLayout.xaxis.title.text,
             plot._fullData.filter(trace => trace.visible === 'legendonly').map(trace => trace.name),
             document.querySelector('figure[data-plot=flops] details').open, document.activeElement.textContent,
             document.documentElement.dataset.theme, document.querySelector('#costs-1').closest('.scroll').scrollLeft];

@@ -17,6 +17,7 @@ from kinfolk.cli.average import average
 from kinfolk.cli.build import build
 from kinfolk.cli.card import card
 from kinfolk.cli.chat import chat
+from kinfolk.cli.compare import compare
 from kinfolk.cli.consistency import consistency
 from kinfolk.cli.doctor import doctor
 from kinfolk.cli.evaluate import evaluate
@@ -45,8 +46,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    plan, build, grow, average, export, card, publish, evaluate, merge, consistency, adaptability, report, chat,
-    serve, doctor,
+    plan, build, grow, average, export, card, publish, evaluate, merge, consistency, adaptability, report,
+    compare, chat, serve, doctor,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -32,7 +32,7 @@ class Text:
         written_with = AutoTokenizer.from_pretrained(store.tokenizer, trust_remote_code=False)
         if tokenizer.get_vocab() == written_with.get_vocab():
             return held_out_documents(store)
-        return encode_documents(tokenizer, (_text_of(written_with, ids) for ids, _ in held_out_documents(store)))
+        return encode_documents(tokenizer, (text_of(written_with, ids) for ids, _ in held_out_documents(store)))
 
     def digest(self) -> str:
         """SHA-256 over what the documents are made from."""
@@ -81,6 +81,6 @@ def text_for(models: list[str], files: list[Path], run: Path | None) -> Text:
     return next(iter(texts.values()))
 
 
-def _text_of(tokenizer: PreTrainedTokenizerBase, ids: NDArray[Any]) -> str:
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: NDArray[Any]) -> str:
     """The text of a stored document, byte for byte."""
     return str(tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False))

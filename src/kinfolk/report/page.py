@@ -19,13 +19,13 @@ def write_report(runs: Sequence[Path], target: Path) -> Path:
     if not runs:
         raise KinfolkError("there is no run to report on", fix="give at least one run folder")
     embed.refuse_folder(target, "report.html")
-    named = _named(runs)
+    named = named_folders(runs)
     read = [read_run(folder, name) for folder, name in named]
     laws = [chosen_by(folder, f"schedule-{index}-") for index, (folder, _) in enumerate(named)]
     return _write(read, [(run, law) for run, law in zip(read, laws, strict=True) if law], target)
 
 
-def _named(folders: Sequence[Path]) -> list[tuple[Path, str]]:
+def named_folders(folders: Sequence[Path]) -> list[tuple[Path, str]]:
     """Each folder with a name of its own: as much of the end of its path as sets it apart from the others."""
     paths = list(dict.fromkeys(folder.resolve() for folder in folders))
     named = []

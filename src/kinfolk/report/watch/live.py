@@ -118,12 +118,12 @@ def _files(runs: Sequence[Path]) -> Iterator[tuple[str, int, int]]:
     for run in runs:
         for folder, inner, names in os.walk(run):
             inner[:] = [name for name in inner if name not in _SKIPPED]
-            for path in (os.path.join(folder, name) for name in names if name.endswith(_KINDS)):
+            for path in (Path(folder, name) for name in names if name.endswith(_KINDS)):
                 try:
-                    found = os.stat(path)
+                    found = path.stat()
                 except OSError:
                     continue  # It has been renamed since.
-                yield path, found.st_mtime_ns, found.st_size
+                yield str(path), found.st_mtime_ns, found.st_size
 
 
 def _waiting(runs: Sequence[Path], problem: str) -> str:

@@ -76,7 +76,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(HTTPStatus.NOT_FOUND, b"There is nothing here but the report at /\n", "text/plain")
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def _send(self, status: HTTPStatus, body: bytes, kind: str, version: str = "") -> None:
         self.send_response(status)

@@ -1,0 +1,174 @@
+"""The answer in words: which family is better, and at what cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from kinfolk.report import numbers
+from kinfolk.report.compare.comparison import Comparison
+from kinfolk.report.compare.differences import Difference, Verdict
+from kinfolk.report.compare.sides import Side
+
+_SAID: dict[Verdict, str] = {"better": "better", "worse": "worse", "undecided": "undecided", "same": "the same"}
+
+
+@dataclass(frozen=True)
+class Against:
+    """One family held against the reference."""
+
+    side: Side
+    reference: Side
+    differences: tuple[Difference, ...]
+    """Of the members that both have, small to large."""
+    uncompared: int
+    """Members that both have and that cannot be compared."""
+
+    def count(self, verdict: Verdict) -> int:
+        return sum(difference.verdict == verdict for difference in self.differences)
+
+    @property
+    def cost(self) -> float:
+        """6ND FLOPs more than the reference, as a share of it; of the whole family."""
+        return self.side.cost.six_nd / self.reference.cost.six_nd - 1
+
+    @property
+    def cost_matmul(self) -> float:
+        return self.side.cost.matmul / self.reference.cost.matmul - 1
+
+    @property
+    def seconds(self) -> float | None:
+        """Time more than the reference, as a share of it; None where the two cannot be compared."""
+        same = self.side.machines == self.reference.machines and len(self.side.machines) == 1
+        both = self.side.trained and self.reference.trained
+        return self.side.seconds / self.reference.seconds - 1 if same and both and self.reference.seconds else None
+
+    @property
+    def level(self) -> Literal["good", "bad", "hint"]:
+        """How the family does against the reference, cost aside."""
+        if not self.count("better") and not self.count("worse"):
+            return "hint"
+        if not self.count("worse"):
+            return "good"
+        return "hint" if self.count("better") else "bad"
+
+    @property
+    def quality(self) -> str:
+        """Whether its members are better, without the family's name."""
+        total = len(self.differences)
+        if not total and self.uncompared:
+            return "cannot be told better or worse, for the two were measured on different held-out text"
+        if not total:
+            return "has no finished member in common with it yet"
+        if self.count("better") == total:
+            return f"is better in {_all(total)}"
+        if self.count("worse") == total:
+            return f"is worse in {_all(total)}"
+        if self.count("same") == total:
+            return f"has the very same weights in {_all(total)}"
+        if self.count("undecided") + self.count("same") == total:
+            return f"is not measurably better or worse in {'its member' if total == 1 else 'any member'}"
+        parts = [f"{said} in {self.count(verdict)}" for verdict, said in _SAID.items() if self.count(verdict)]
+        return f"is {', '.join(parts)} of {total} members"
+
+    @property
+    def range(self) -> str:
+        """Between which bounds the differences lie."""
+        shares = sorted(difference.relative for difference in self.differences)
+        if not any(shares):
+            return ""
+        ends = dict.fromkeys(f"{'+' if share > 0 else ''}{numbers.percent(share)}" for share in (shares[0], shares[-1]))
+        return f" (bits per byte {' to '.join(ends)})"
+
+    @property
+    def price(self) -> str:
+        """What it costs against the reference."""
+        planned = "" if self.side.trained and self.reference.trained else " as planned"
+        if abs(self.cost) < 0.0005:
+            return f"costs the same compute{planned}"
+        return f"costs {numbers.percent(abs(self.cost))} {'more' if self.cost > 0 else 'less'} compute{planned}"
+
+    @property
+    def sentence(self) -> str:
+        mixed = (self.level == "good" and self.cost >= 0.0005) or (self.level == "bad" and self.cost <= -0.0005)
+        return f"{self.side.name} {self.quality}{self.range}, {'but' if mixed else 'and'} {self.price}."
+
+
+def against_reference(comparison: Comparison) -> list[Against]:
+    """Every family but the first, held against the first."""
+    found = []
+    for place, side in enumerate(comparison.sides[1:], start=1):
+        shared = [row for row in range(len(comparison.rows)) if _shared(comparison, row, place)]
+        known = [comparison.differences[row][place] for row in shared]
+        differences = tuple(difference for difference in known if difference)
+        found.append(Against(side, comparison.sides[0], differences, len(known) - len(differences)))
+    return found
+
+
+def headline(comparison: Comparison) -> str:
+    """The whole comparison in one or two sentences."""
+    held = against_reference(comparison)
+    reference = comparison.sides[0]
+    if len(held) == 1:
+        only = held[0]
+        return f"Against {reference.name}, {only.sentence}"
+    cheapest = min(comparison.sides, key=lambda side: side.cost.six_nd)
+    cost = f"{cheapest.name} costs the least compute, {numbers.flops(cheapest.cost.six_nd)}"
+    if not any(each.differences for each in held):
+        return f"Which family is best cannot be said yet; {cost}."
+    wins = _wins(comparison)
+    best = max(comparison.sides, key=lambda side: wins[side.name])
+    count = f"{wins[best.name]} of {sum(wins.values())} members"
+    if best is cheapest:
+        return f"{best.name} has the lowest bits per byte in {count}, and costs the least compute."
+    return f"{best.name} has the lowest bits per byte in {count}; {cost}."
+
+
+def _wins(comparison: Comparison) -> dict[str, int]:
+    """In how many members each family is lowest, of those that can be compared in all families."""
+    wins = {side.name: 0 for side in comparison.sides}
+    for row, differences in zip(comparison.rows, comparison.differences, strict=True):
+        shifts = [0.0, *(difference.mean for difference in differences[1:] if difference)]
+        if len(row.found) == len(comparison.sides) == len(shifts):
+            wins[comparison.sides[shifts.index(min(shifts))].name] += 1
+    return wins
+
+
+def comparable(comparison: Comparison) -> tuple[Literal["good", "hint", "bad"], str, str]:
+    """Whether figures may be held against each other: how well, in a few words, and what follows."""
+    found = comparison.agreement
+    documents = f"{found.documents:,}" if found.documents is not None else ""
+    tokenizers = {
+        True: "The tokenizer is the same too, so losses per token can be compared as well.",
+        False: "The tokenizers differ: compare bits per byte only, for losses are per token of each one's own.",
+        None: "Whether the tokenizers are the same is not known: compare bits per byte only.",
+    }[found.tokenizer]
+    if found.text in ("same", "same text"):
+        return "good", "All families were measured on the same held-out text.", tokenizers
+    if found.text == "same size":
+        return (
+            "hint",
+            "All families were measured on held-out text of the same size.",
+            "Whether it is the same text cannot be checked, for the data of a run are not on disk.",
+        )
+    if found.text == "in part":
+        return (
+            "hint",
+            f"The families hold out different text, of which {documents} documents are the same.",
+            f"Differences are of these documents; the other figures are of each family's own text. {tokenizers}",
+        )
+    if found.text == "unknown":
+        return "hint", "No member has been measured in some of the runs.", "There is nothing to compare yet."
+    return (
+        "bad",
+        "The families were measured on different held-out text, so their losses cannot be compared.",
+        "Costs can. Build them from the same data, or measure all on one text: `kinfolk evaluate RUN RUN --text FILE`.",
+    )
+
+
+def _shared(comparison: Comparison, row: int, place: int) -> bool:
+    entries: Sequence[object] = comparison.rows[row].entries
+    return entries[0] is not None and entries[place] is not None
+
+
+def _all(total: int) -> str:
+    return {1: "its one member", 2: "both members"}.get(total, f"all {total} members")
