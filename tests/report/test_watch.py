@@ -228,11 +228,11 @@ NOW = "document.dispatchEvent(new Event('visibilitychange'))"
 """Have the page ask at once, and not in two seconds."""
 
 STATE = """() => {
-    const plot = document.querySelector('figure[data-plot=flops] .plot');
-    return [document.querySelector('figure[data-plot=tokens]').getBoundingClientRect().top,
+    const plot = document.querySelector('figure[data-plot=loss] .plot');
+    return [document.querySelector('figure[data-plot=cost]').getBoundingClientRect().top,
             plot._fullLayout.xaxis.range, plot._fullLayout.yaxis.range, plot._fullLayout.xaxis.title.text,
-            plot._fullData.filter(trace => trace.visible === 'legendonly').map(trace => trace.name),
-            document.querySelector('figure[data-plot=flops] details').open, document.activeElement.textContent,
+            plot.data.filter(trace => !trace.visible).map(trace => trace.legendgroup),
+            document.querySelector('figure[data-plot=loss] details').open, document.activeElement.textContent,
             document.documentElement.dataset.theme, document.querySelector('#costs-1').closest('.scroll').scrollLeft];
 }"""
 
@@ -245,39 +245,34 @@ def test_a_run_that_grows_keeps_the_readers_place(browser: Any, make_run: Maker)
     ]  # fmt: skip
     with serving(run) as server:
         tab, problems = open_tab(browser, server.url)
-        other, problems_of_other = open_tab(browser, server.url, 390)
-        tab.wait_for_selector("figure[data-plot=flops] .main-svg")
+        tab.wait_for_selector("figure[data-plot=loss] .main-svg")
         assert tab.locator("#watch").inner_text().startswith("Live")
         put(states[0](), run)
         tab.evaluate(NOW)
-        until(tab, "document.querySelectorAll('figure[data-plot=flops] .scatterlayer .js-line').length === 2")
+        until(tab, "document.querySelectorAll('figure[data-plot=loss] .scatterlayer .js-line').length === 2")
         whole = tab.evaluate(STATE)
         # The reader chooses an axis, zooms, switches a curve off, opens a part, scrolls, and goes dark.
         tab.get_by_role("button", name="Dark colours").click()
-        tab.locator("figure[data-plot=flops]").get_by_role("button", name="matmul").click()
-        tab.locator("figure[data-plot=flops] summary").click()
-        box = tab.locator("figure[data-plot=flops] .nsewdrag").bounding_box()
+        tab.locator("figure[data-plot=loss]").get_by_role("button", name="matmul").click()
+        tab.locator("figure[data-plot=loss] summary").click()
+        box = tab.locator("figure[data-plot=loss] .nsewdrag").bounding_box()
         tab.mouse.move(box["x"] + 100, box["y"] + 100)
         tab.mouse.down()
         tab.mouse.move(box["x"] + 400, box["y"] + 250, steps=4)
         tab.mouse.up()
-        tab.locator("figure[data-plot=flops] .legendtoggle").first.click()
-        until(
-            tab,
-            "document.querySelector('figure[data-plot=flops] .plot')._fullData.some(t => t.visible === 'legendonly')",
-        )
+        tab.locator("figure[data-plot=loss] .legend button").first.click()
         tab.evaluate("document.querySelector('#costs-1').closest('.scroll').scrollLeft = 40")
-        tab.locator("figure[data-plot=tokens] [data-toggle=log]").focus()
-        tab.evaluate("window.marked = document.querySelector('figure[data-plot=flops] .main-svg')")
+        tab.locator("figure[data-plot=cost] [data-view=matmul]").focus()
+        tab.evaluate("window.marked = document.querySelector('figure[data-plot=loss] .main-svg')")
         tab.wait_for_timeout(600)  # It scrolls there gently.
         before = tab.evaluate(STATE)
-        assert before[4] == ["small", "small"] and before[5] is True and before[7] == "dark"
+        assert set(before[4]) == {"0/small"} and before[5] is True and before[7] == "dark"
         assert before[1] != whole[1] and before[2] != whole[2]
         put(states[1](), run)
         tab.evaluate(NOW)
-        until(tab, "document.querySelectorAll('figure[data-plot=tokens] .scatterlayer .js-line').length === 3")
+        until(tab, "document.querySelector('.headline').textContent.includes('2 of 3 models')")
         assert tab.evaluate(STATE) == before
-        assert tab.evaluate("document.querySelector('figure[data-plot=flops] .main-svg') === window.marked")
+        assert tab.evaluate("document.querySelector('figure[data-plot=loss] .main-svg') === window.marked")
         assert "500 of" in tab.locator("tr[data-stage=large]").inner_text()
         assert "2 of 3 models built" in tab.locator(".headline").inner_text()
         put(states[2](), run)
@@ -288,16 +283,14 @@ def test_a_run_that_grows_keeps_the_readers_place(browser: Any, make_run: Maker)
         assert tab.evaluate("[document.querySelectorAll('#members-1, #members tr[data-member]').length]") == [4]
         # What was merged is what a fresh visit gives.
         words = "document.querySelector('main').innerText.replace(/\\s+/g, ' ')"
-        fresh, more = open_tab(browser, server.url)
-        fresh.wait_for_selector("figure[data-plot=flops] .main-svg")
+        fresh, more = open_tab(browser, server.url, 390)
+        fresh.wait_for_selector("figure[data-plot=loss] .main-svg")
         for each in (tab, fresh):
             each.evaluate("document.querySelectorAll('details').forEach(part => { part.open = false; })")
             each.evaluate("document.querySelectorAll('.plot').forEach(plot => Plotly.purge(plot))")
         assert tab.evaluate(words) == fresh.evaluate(words)
-        other.evaluate(NOW)
-        until(other, "document.querySelector('#watch').textContent.includes('finished')")
-        assert other.evaluate("document.documentElement.scrollWidth") <= 390
-        assert not problems + problems_of_other + more
+        assert fresh.evaluate("document.documentElement.scrollWidth") <= 390
+        assert not problems + more
     tab.evaluate(NOW)
     until(tab, "document.querySelector('#watch').textContent.includes('has ended')")
 
@@ -310,12 +303,12 @@ def test_the_page_that_waits_becomes_the_report(browser: Any, make_run: Maker, t
         make_run(stop_at=(0, 0))
         tab.evaluate(NOW)
         until(tab, "document.querySelector('#watch').dataset.page === 'building'")
-        assert tab.locator("figure[data-plot=flops]").is_hidden()
+        assert tab.locator("figure[data-plot=loss]").is_hidden()
         put(make_run("second", stop_at=(0, 60)), tmp_path / "runs" / "demo")
         tab.evaluate(NOW)
         # A figure that had nothing to show is drawn, and its controls work.
-        tab.wait_for_selector("figure[data-plot=flops] .scatterlayer .js-line")
-        tab.locator("figure[data-plot=flops]").get_by_role("button", name="matmul").click()
-        axis = "document.querySelector('figure[data-plot=flops] .plot')._fullLayout.xaxis.title.text"
+        tab.wait_for_selector("figure[data-plot=loss] .scatterlayer .js-line")
+        tab.locator("figure[data-plot=loss]").get_by_role("button", name="matmul").click()
+        axis = "document.querySelector('figure[data-plot=loss] .plot')._fullLayout.xaxis.title.text"
         assert "matmul" in tab.evaluate(axis)
         assert not problems

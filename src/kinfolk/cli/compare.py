@@ -103,6 +103,7 @@ def _print(found: "Comparison") -> None:
 def _print_members(found: "Comparison") -> None:
     from kinfolk.report import numbers
 
+    several = any(len(side.builds) > 1 for side in found.sides)
     rows = []
     for row, differences in zip(found.rows, found.differences, strict=True):
         for side, entry, difference in zip(found.sides, row.entries, differences, strict=True):
@@ -115,20 +116,25 @@ def _print_members(found: "Comparison") -> None:
                     f"{entry.loss:.4f}" if found.per_token else "-",
                     f"{entry.bits_per_byte:.4f}",
                     f"± {entry.spread:.4f} over seeds" if entry.spread is not None else interval,
-                    *_difference(difference),
+                    *_difference(difference, several),
                     str(numbers.flops(entry.flops.six_nd)),
                     str(numbers.flops(entry.flops.matmul)),
                     str(numbers.count(entry.tokens)),
                     str(numbers.seconds(entry.seconds)),
                 ]
             )
-    headings = ("member", "loss", "bits per byte", "90 % interval", "difference", "90 % interval", "", "6ND", "matmul")
-    print_table("members, each with what its lineage cost", (*headings, "tokens", "time"), rows, left=(0, 6))
+    headings = ["member", "loss", "bits per byte", "90 % interval", "difference", "90 %, documents"]
+    headings += [*(["90 %, seeds"] if several else []), "", "6ND", "matmul", "tokens", "time"]
+    print_table("members, each with what its lineage cost", headings, rows, left=(0, 6 + several))
 
 
-def _difference(difference: "Difference | None") -> list[str]:
+def _difference(difference: "Difference | None", several: bool) -> list[str]:
     if difference is None:
-        return ["-", "-", "-"]
-    interval = difference.interval or difference.seed_interval
-    between = f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "-"
-    return [f"{difference.mean:+.4f} ({difference.relative:+.2%})", between, difference.verdict]
+        return ["-"] * (3 + several)
+    seeds = [_between(difference.seed_interval)] if several else []
+    mean = f"{difference.mean:+.4f} ({difference.relative:+.2%})"
+    return [mean, _between(difference.interval), *seeds, difference.verdict]
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "-"

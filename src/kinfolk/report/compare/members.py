@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from kinfolk.report.compare.sides import Build, Side
-from kinfolk.report.records import Flops, HeldOut
+from kinfolk.report.events import HeldOut
+from kinfolk.report.records import Flops
 from kinfolk.report.run import StageRun
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from kinfolk.report import embed
 from kinfolk.report.compare.comparison import Comparison
-from kinfolk.report.compare.figures import colour, curves_plot, differences_plot, members_plot
+from kinfolk.report.compare.curve_figure import curves_plot
+from kinfolk.report.compare.member_figures import colour, differences_plot, members_plot
 from kinfolk.report.compare.verdict import against_reference, comparable, headline
 
 

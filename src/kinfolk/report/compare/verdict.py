@@ -116,11 +116,15 @@ def headline(comparison: Comparison) -> str:
     if not any(each.differences for each in held):
         return f"Which family is best cannot be said yet; {cost}."
     wins = _wins(comparison)
-    best = max(comparison.sides, key=lambda side: wins[side.name])
-    count = f"{wins[best.name]} of {sum(wins.values())} members"
-    if best is cheapest:
-        return f"{best.name} has the lowest bits per byte in {count}, and costs the least compute."
-    return f"{best.name} has the lowest bits per byte in {count}; {cost}."
+    total = sum(wins.values())
+    if not total:
+        return f"No member can be compared in all families; {cost}."
+    best = [side for side in comparison.sides if wins[side.name] == max(wins.values())]
+    if len(best) > 1:
+        tied = ", ".join(f"{side.name} in {wins[side.name]}" for side in best)
+        return f"Lowest bits per byte of {total} members: {tied}; {cost}."
+    count = f"{best[0].name} has the lowest bits per byte in {wins[best[0].name]} of {total} members"
+    return f"{count}, and costs the least compute." if best[0] is cheapest else f"{count}; {cost}."
 
 
 def _wins(comparison: Comparison) -> dict[str, int]:

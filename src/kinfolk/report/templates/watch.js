@@ -1,7 +1,7 @@
 (() => {
   "use strict";
   const EVERY = 2000, WHEN_LOST = 10000, QUIET = 300;
-  const PARTS = ["header", "main", "footer"];
+  const PARTS = ["header", "nav", "main", "footer"], DATA = ["plots", "columns"];
   const pill = document.getElementById("watch");
   const [state, age] = pill.children;
   // The page as it was sent. Where the document differs from it, the difference is the reader's, and stays.
@@ -54,9 +54,12 @@
     const sent = fresh.getElementById("watch").dataset;
     // From the page that waits, which has nothing to keep, to the report.
     if (pill.dataset.page === "waiting" && sent.page !== "waiting") { location.reload(); return; }
-    PARTS.forEach((part) => merge(document.querySelector(`body > ${part}`), before.querySelector(part), fresh.querySelector(`body > ${part}`)));
+    PARTS.forEach((part) => {
+      const place = `:scope > ${part}`;
+      merge(document.body.querySelector(place), before.querySelector(place), fresh.body.querySelector(place));
+    });
     document.title = fresh.title;
-    document.getElementById("plots").textContent = fresh.getElementById("plots").textContent;
+    DATA.forEach((id) => { document.getElementById(id).textContent = fresh.getElementById(id).textContent; });
     before = fresh.body;
     Object.assign(pill.dataset, { ...sent });
     document.dispatchEvent(new Event("kinfolk:update"));

@@ -1,0 +1,351 @@
+"""Families side by side: what is matched, what is compared, what is told from chance, and what the page says."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from micro import RecordingView, family
+from synthetic_run import Maker, make_plan
+from test_report_page import HOSTILE, Page, events
+from typer.testing import CliRunner
+
+from kinfolk.build.auto import build_family
+from kinfolk.cli.app import app
+from kinfolk.errors import KinfolkError
+from kinfolk.report.compare.comparison import Comparison, compare
+from kinfolk.report.compare.corpus import common_documents
+from kinfolk.report.compare.differences import paired
+from kinfolk.report.compare.page import document, write_comparison
+from kinfolk.report.compare.specs import spec_differences
+from kinfolk.report.compare.verdict import against_reference, comparable, headline
+
+
+def quietly(*_: object) -> None: ...
+
+
+def compared(*runs: Path, pairs: bool = False) -> Comparison:
+    return compare(runs, pairs, quietly)
+
+
+def page_of(comparison: Comparison, tmp_path: Path) -> Page:
+    return Page(write_comparison(comparison, tmp_path / "compare.html"))
+
+
+def finished(run: Path, kind: str, name: str) -> dict[str, Any]:
+    key = "member" if kind == "member_finished" else "stage"
+    return next(event for event in events(run) if event["event"] == kind and event[key] == name)
+
+
+def test_figures_are_the_ledgers(make_run: Maker, tmp_path: Path) -> None:
+    chain, alone = make_run("chain"), make_run("alone", "independent")
+    page = page_of(compared(alone, chain), tmp_path)
+    spent = dict.fromkeys(("six_nd", "matmul", "tokens", "seconds"), 0.0)
+    for member in ("small", "medium", "large"):
+        for run, name in ((chain, "chain"), (alone, "alone")):
+            held_out = finished(run, "member_finished", member)["held_out"]
+            assert page.figures[f"{member}/{name}", "loss"] == held_out["loss"]
+            assert page.figures[f"{member}/{name}", "bits-per-byte"] == held_out["bits_per_byte"]
+        stage = finished(chain, "stage_finished", member)
+        grown = [event["seconds"] for event in events(chain) if event["event"] == "grown" and event["stage"] == member]
+        for key, value in (*stage["flops"].items(), ("tokens", stage["tokens"]), ("seconds", stage["seconds"])):
+            spent[key] += value + (sum(grown) if key == "seconds" else 0)
+        own = finished(alone, "stage_finished", member)["flops"]
+        for figure, key in (("six-nd", "six_nd"), ("matmul", "matmul"), ("tokens", "tokens"), ("seconds", "seconds")):
+            assert page.figures[f"{member}/chain/lineage", figure] == pytest.approx(spent[key], rel=1e-12)
+        assert page.figures[f"{member}/alone/lineage", "six-nd"] == own["six_nd"]
+        difference = page.figures[f"{member}/chain", "difference"]
+        pair = [page.figures[f"{member}/{name}", "bits-per-byte"] for name in ("alone", "chain")]
+        assert difference == pytest.approx(pair[1] - pair[0], abs=1e-12)
+    plan = json.loads((chain / "plan.json").read_text("utf-8"))
+    assert page.figures["chain", "more-six-nd"] == pytest.approx(-plan["saving"]["six_nd"], rel=1e-9)
+    assert page.figures["chain", "six-nd"] == pytest.approx(plan["total"]["six_nd"])
+    assert len(page.source.encode()) < 8e6 and len(page.ids) == len(set(page.ids))
+    for _, found in page.tags:
+        assert not {"src", "srcset", "onclick", "onerror"} & set(found)
+
+
+def test_ledgers_alone_cannot_tell_small_differences(make_run: Maker) -> None:
+    def better(by: float) -> Any:
+        def edit(ledger: list[dict[str, Any]]) -> None:
+            for event in ledger:
+                if event["event"] == "member_finished":
+                    for key in ("bits_per_byte", "bits_per_byte_low", "bits_per_byte_high"):
+                        event["held_out"][key] -= by
+                    event["sha256"] = "f" * 64
+
+        return edit
+
+    alone, near, far = make_run("alone"), make_run("near", edit=better(0.015)), make_run("far", edit=better(0.025))
+    found = compared(alone, near, far)
+    assert [[each and each.verdict for each in line] for line in found.differences] == [
+        [None, "undecided", "better"]
+    ] * 3
+    assert found.differences[0][2] and found.differences[0][2].mean == pytest.approx(-0.025)
+    assert "better in all 3 members" in against_reference(found)[1].sentence
+    assert "far has the lowest bits per byte in 3 of 3 members" in headline(found)
+    worse = compared(far, alone)
+    assert "is worse in all 3 members" in headline(worse) and "costs the same compute" in headline(worse)
+    same = compared(alone, make_run("again"))
+    assert "the very same weights in all 3 members" in headline(same)
+
+
+def test_other_held_out_text_is_not_compared(make_run: Maker, tmp_path: Path) -> None:
+    def other_text(ledger: list[dict[str, Any]]) -> None:
+        for event in ledger:
+            if event["event"] == "member_finished":
+                event["held_out"]["bytes"] += 1
+
+    found = compared(make_run("one"), make_run("two", "independent", edit=other_text))
+    assert not found.agreement.comparable and not any(any(line) for line in found.differences)
+    assert "cannot be told better or worse" in headline(found) and "costs 49.1" in headline(found).replace("\xa0", " ")
+    page = page_of(found, tmp_path)
+    assert "different held-out text" in page.text and "not comparable" in page.text
+    assert not [name for _, name in page.figures if name in ("loss", "difference")]
+
+
+def test_unfinished_runs_are_shown_with_what_is_there(make_run: Maker, tmp_path: Path) -> None:
+    begun = make_run("begun", stop_at=(0, 0))
+    (begun / "ledger.jsonl").write_text("", "utf-8")
+    (begun / "family.yaml").write_text("a: [", "utf-8")
+    found = compared(make_run("whole", "independent"), make_run("half", stop_at=(1, 300)), begun)
+    assert [[bool(entry) for entry in row.entries] for row in found.rows] == [
+        [True, True, False], [True, False, False], [True, False, False]
+    ]  # fmt: skip
+    sentences = [each.sentence for each in against_reference(found)]
+    assert "no finished member in common" in sentences[1] and "less compute as planned" in sentences[1]
+    page = page_of(found, tmp_path)
+    assert "Stage medium is not finished: 300 of 687 steps are done." in page.text
+    nothing = page_of(compared(begun, make_run("also", stop_at=(0, 0))), tmp_path)
+    assert "No member is finished in any of the runs yet." in nothing.text
+
+
+def test_members_are_matched_by_name_and_then_by_size(make_run: Maker) -> None:
+    def renamed(names: dict[str, str]) -> Any:
+        def edit(ledger: list[dict[str, Any]]) -> None:
+            for event in ledger:
+                if event["event"] == "member_finished":
+                    event["member"] = names.get(event["member"], event["member"])
+
+        return edit
+
+    plan = make_plan("independent")
+    for stage in plan["stages"]:
+        stage["parameters"]["total"] += 7 * (stage["name"] == "large")
+    one = make_run("one", edit=renamed({"small": "mini"}))
+    two = make_run("two", plan=plan, edit=renamed({"medium": "middle"}))
+    found = compared(one, two)
+    assert [(row.name, [bool(entry) for entry in row.entries]) for row in found.rows] == [
+        ("mini", [True, True]), ("medium", [True, True]), ("large", [True, True])
+    ]  # fmt: skip
+    assert [row.same_size for row in found.rows] == [True, True, False]
+    assert any("large does not have the same number" in caution.text for caution in found.cautions)
+
+
+def seeded(make_run: Maker, name: str, seed: int, shift: float, **spec: Any) -> Path:
+    def edit(ledger: list[dict[str, Any]]) -> None:
+        for event in ledger:
+            if event["event"] == "member_finished":
+                event["held_out"]["bits_per_byte"] += shift
+                event["sha256"] = f"{seed}{name[0]}" * 32
+
+    run = make_run(f"{name}-seed{seed}", edit=edit)
+    (run / "family.yaml").write_text(yaml.safe_dump({"name": "demo", **spec, "recipe": {"seed": seed}}), "utf-8")
+    return run
+
+
+def test_runs_that_differ_by_their_seed_are_one_family(make_run: Maker, tmp_path: Path) -> None:
+    shifts = [0.01, -0.02, 0.04]
+    one = [seeded(make_run, "one", seed, shift) for seed, shift in enumerate(shifts)]
+    two = [seeded(make_run, "two", seed, 0.3 + shift, strategy="trunk") for seed, shift in enumerate(shifts[:2])]
+    found = compared(one[0], two[0], one[1], two[1], one[2])
+    assert [(side.name, side.seeds) for side in found.sides] == [("one", (0, 1, 2)), ("two", (0, 1))]
+    first, second = found.rows[0].entries
+    assert first and second
+    base = finished(one[0], "member_finished", "small")["held_out"]["bits_per_byte"] - shifts[0]
+    assert first.bits_per_byte == pytest.approx(base + np.mean(shifts))
+    assert first.spread == pytest.approx(np.std(shifts, ddof=1))
+    difference = found.differences[0][1]
+    assert difference and difference.seed_interval and difference.verdict == "worse"
+    # Welch's interval by its textbook formula.
+    parts = [np.var(sample, ddof=1) / len(sample) for sample in (shifts, shifts[:2])]
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 1)
+    from scipy.stats import t as student
+
+    reach = student.ppf(0.95, freedom) * math.sqrt(sum(parts))
+    mean = 0.3 + np.mean(shifts[:2]) - np.mean(shifts)
+    assert difference.seed_interval == pytest.approx((mean - reach, mean + reach))
+    assert [each.field for each in found.specs] == ["recipe.seed", "strategy"]
+    page = page_of(found, tmp_path)
+    assert "seeds 0, 1, 2" in page.text and "3 seeds" in page.text
+    # The same seed twice is no second seed.
+    again = tmp_path / "runs" / "again"
+    shutil.copytree(one[0], again)
+    assert len(compared(one[0], again).sides) == 2
+
+
+def test_fields_that_differ() -> None:
+    one = {"members": [{"name": "a", "tokens": 5}], "recipe": {"betas": [0.9, 0.95]}, "strategy": "trunk"}
+    two = {"members": [{"name": "b", "tokens": 5}, {"name": "a", "tokens": 6}], "recipe": {"betas": [0.9, 0.95]}}
+    assert [(each.field, each.values) for each in spec_differences([one, two])] == [
+        ("members[a].tokens", ("5", "6")), ("strategy", ("trunk", None)), ("members[b].tokens", (None, "5"))
+    ]  # fmt: skip
+    assert spec_differences([one, one, one]) == []
+
+
+def test_common_documents_keep_their_places() -> None:
+    assert common_documents([["a", "b", "c", "b"], ["b", "x", "a"]]) == [[0, 1], [2, 0]]
+    assert common_documents([["a"], ["b"]]) == [[], []]
+
+
+def test_pairing_sees_what_two_intervals_do_not() -> None:
+    draw = np.random.default_rng(3)
+    sizes = draw.integers(500, 5000, 40)
+    first = sizes * draw.uniform(1.5, 3.0, 40)
+    second = first * 0.995
+    found = paired([first, first], [second], sizes, None)
+    assert found.verdict == "better" and found.better_share == 1.0 and found.documents == 40
+    assert found.mean == pytest.approx(-0.005 * first.sum() / sizes.sum())
+    assert found.relative == pytest.approx(-0.005) and found.interval and found.interval[1] < 0
+    noisy = first * (1 + draw.normal(0, 0.05, 40))
+    assert paired([first], [noisy], sizes, None).verdict == "undecided"
+    assert paired([first], [second], sizes, (-0.1, 0.1)).verdict == "undecided"
+    assert paired([first[:4]], [second[:4]], sizes[:4], None).verdict == "undecided"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_fewer_than_two_runs_are_refused(make_run: Maker, times: int) -> None:
+    result = CliRunner().invoke(app, ["compare", *[str(make_run())] * times])
+    assert isinstance(result.exception, KinfolkError) and "1 run to compare" in str(result.exception)
+
+
+def test_hostile_text_is_inert(make_run: Maker, tmp_path: Path) -> None:
+    plan = make_plan("progressive")
+    plan["strategy"] = HOSTILE
+
+    def edit(ledger: list[dict[str, Any]]) -> None:
+        ledger[0]["machine"][HOSTILE] = ledger[0]["command"] = HOSTILE
+        for event in ledger:
+            if event["event"] == "member_finished":
+                event.update(member=HOSTILE, path="../../../etc", sha256=HOSTILE)
+
+    runs = [make_run(name, plan=plan, edit=edit) for name in ("<b>one", "<b>two")]
+    (runs[0] / "family.yaml").write_text(yaml.safe_dump({"recipe": {HOSTILE: HOSTILE}}), "utf-8")
+    page = page_of(compared(*runs), tmp_path)
+    assert not {"img", "b", "i"} & {tag for tag, _ in page.tags}
+    assert sum(tag == "script" for tag, _ in page.tags) == page.source.count("<script")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """Real micro families: two seeds, another strategy, and one with another tokenizer and some other held-out text."""
+    folder = tmp_path_factory.mktemp("built")
+    cache, os.environ["XDG_CACHE_HOME"] = os.environ.get("XDG_CACHE_HOME"), str(folder / "cache")
+    runs = {}
+    for name, changes in {
+        "chain": {"strategy": "progressive"},
+        "alone": {"strategy": "independent"},
+        "other": {"strategy": "progressive", "tokenizer": {"vocab_size": 290}, "data": {"held_out": {"share": 0.3}}},
+    }.items():
+        runs[name] = folder / name
+        build_family(family(folder, **changes), runs[name], RecordingView())
+    yield runs
+    if cache is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = cache
+
+
+def test_real_families_are_paired_by_document(built: dict[str, Path], tmp_path: Path) -> None:
+    found = compared(built["alone"], built["chain"], pairs=True)
+    assert found.agreement.text == "same" and found.agreement.tokenizer and not found.not_paired
+    assert not [caution for caution in found.cautions if caution.level == "fault"]
+    small, large = (line[1] for line in found.differences)
+    assert small and small.verdict == "same" and small.mean == 0
+    assert large and large.interval and large.interval[0] <= large.mean <= large.interval[1]
+    # The sum over documents is what the ledgers say.
+    bits = [finished(built[name], "member_finished", "large")["held_out"] for name in ("alone", "chain")]
+    assert large.documents == bits[0]["documents"]
+    assert large.mean == pytest.approx(bits[1]["bits_per_byte"] - bits[0]["bits_per_byte"], abs=1e-6)
+    again = compared(built["alone"], built["chain"], pairs=True)
+    assert again.known == 4 and again.differences == found.differences
+    result = CliRunner().invoke(
+        app, ["compare", str(built["alone"]), str(built["chain"]), "-o", str(tmp_path / "c.html"), "--json"]
+    )
+    told = json.loads(result.stdout)
+    assert told["answer"] == headline(found) == document(again)["answer"]
+    assert told["members"][1]["families"]["chain"]["difference"]["interval"] == list(large.interval)
+    table = CliRunner().invoke(
+        app, ["compare", str(built["alone"]), str(built["chain"]), "-o", str(tmp_path / "c.html")]
+    )
+    assert headline(found) in table.stdout and "strategy" in table.stdout and "large, chain" in table.stdout
+
+
+def test_other_tokenizer_and_partly_other_text(built: dict[str, Path]) -> None:
+    found = compared(built["chain"], built["other"], pairs=True)
+    assert found.agreement.text == "in part" and found.agreement.tokenizer is False and not found.per_token
+    ours = finished(built["chain"], "member_finished", "large")["held_out"]["documents"]
+    assert found.agreement.documents and found.agreement.documents <= ours
+    difference = found.differences[1][1]
+    assert difference and difference.documents == found.agreement.documents
+    assert "compare bits per byte only" in " ".join(comparable(found))
+    assert compared(built["chain"], built["other"]).differences == ((None, None), (None, None))
+
+
+def test_weights_that_are_not_the_ledgers_are_reported(built: dict[str, Path], tmp_path: Path) -> None:
+    run = tmp_path / "mixed"
+    shutil.copytree(built["chain"], run)
+    small, large = (run / "members" / name / "model.safetensors" for name in ("small", "large"))
+    ledger = (run / "ledger.jsonl").read_text("utf-8").splitlines()
+    altered = [line.replace('"bits_per_byte": ', '"bits_per_byte": 1') for line in ledger]
+    (run / "ledger.jsonl").write_text("\n".join(altered) + "\n", "utf-8")
+    found = compared(built["alone"], run, pairs=True)
+    assert any("when measured again" in caution.text for caution in found.cautions)
+    small.unlink()
+    large.unlink()
+    assert compared(built["alone"], run, pairs=True).not_paired
+    shutil.rmtree(run / "members")
+    assert "is not on disk" in compared(built["alone"], run, pairs=True).not_paired
+
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_the_page_in_a_browser(make_run: Maker, tmp_path: Path) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    runs = [make_run("alone", "independent"), make_run("chain"), make_run("half", stop_at=(1, 300))]
+    path = write_comparison(compared(*runs), tmp_path / "compare.html")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for width, scheme in ((1280, "dark"), (390, "light")):
+            context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
+            tab, problems = context.new_page(), []
+            tab.on("console", lambda message, problems=problems: problems.append(message.text))
+            tab.on("pageerror", lambda error, problems=problems: problems.append(str(error)))
+            tab.goto(path.as_uri())
+            tab.wait_for_selector("figure[data-plot=members] .main-svg")
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            assert tab.locator("main > section > h2").all_inner_texts() == [
+                "The answer", "Quality", "Loss at equal cost", "Cost", "What differs", "Data", "Warnings", "Environment"
+            ]  # fmt: skip
+            curves = tab.locator("figure[data-plot=curves]")
+            assert curves.locator(".scatterlayer .js-line").count() == 8
+            assert curves.locator(".legend button").all_inner_texts() == ["alone", "chain", "half"]
+            curves.get_by_role("button", name="time").press("Enter")
+            axis = "document.querySelector('figure[data-plot=curves] .plot')._fullLayout.xaxis.title.text"
+            assert "time" in tab.evaluate(axis)
+            curves.locator(".legend button").first.click()
+            assert curves.locator(".scatterlayer .js-line").count() == 5
+            members = tab.locator("figure[data-plot=members]")
+            members.get_by_role("button", name="parameters").click()
+            assert tab.evaluate(axis.replace("curves", "members")) == "parameters"
+            assert tab.locator("figure[data-plot=differences] .errorbar").count() >= 3
+            assert not problems
+        browser.close()
