@@ -175,7 +175,7 @@ def test_a_real_build_is_watched_from_before_it_begins(tmp_path: Path) -> None:
 
 def _line(file: Path, number: int) -> str:
     """A line of a file, once it is there."""
-    for _ in range(300):
+    for _ in range(2000):
         lines = file.read_text("utf-8").split("\n") if file.exists() else []
         if len(lines) > number + 1:
             return lines[number]
@@ -208,6 +208,7 @@ def browser() -> Iterator[Any]:
 def open_tab(browser: Any, url: str, width: int = 1280) -> tuple[Any, list[str]]:
     problems: list[str] = []
     tab = browser.new_context(viewport={"width": width, "height": 844}).new_page()
+    tab.set_default_timeout(120_000)
     tab.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
     tab.on("pageerror", lambda error: problems.append(str(error)))
     tab.on("request", lambda request: None if request.url.startswith(url) else problems.append(request.url))
@@ -217,7 +218,7 @@ def open_tab(browser: Any, url: str, width: int = 1280) -> tuple[Any, list[str]]
 
 def until(tab: Any, condition: str) -> None:
     """Wait until a condition holds; playwright's own way of waiting is one that the page's policy forbids."""
-    for _ in range(200):
+    for _ in range(2000):
         if tab.evaluate(condition):
             return
         tab.wait_for_timeout(50)
