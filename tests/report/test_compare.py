@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from browsing import visit
 from micro import RecordingView, family
 from synthetic_run import Maker, make_plan
 from test_report_page import HOSTILE, Page, events
@@ -316,38 +317,25 @@ def test_weights_that_are_not_the_ledgers_are_reported(built: dict[str, Path], t
     assert "is not on disk" in compared(built["alone"], run, pairs=True).not_paired
 
 
-CHROMIUM = shutil.which("chromium")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_the_page_in_a_browser(make_run: Maker, tmp_path: Path) -> None:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_the_page_in_a_browser(browser: Any, make_run: Maker, tmp_path: Path, width: int, scheme: str) -> None:
     runs = [make_run("alone", "independent"), make_run("chain"), make_run("half", stop_at=(1, 300))]
-    path = write_comparison(compared(*runs), tmp_path / "compare.html")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for width, scheme in ((1280, "dark"), (390, "light")):
-            context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
-            tab, problems = context.new_page(), []
-            tab.on("console", lambda message, problems=problems: problems.append(message.text))
-            tab.on("pageerror", lambda error, problems=problems: problems.append(str(error)))
-            tab.goto(path.as_uri())
-            tab.wait_for_selector("figure[data-plot=members] .main-svg")
-            assert tab.evaluate("document.documentElement.scrollWidth") <= width
-            assert tab.locator("main > section > h2").all_inner_texts() == [
-                "The answer", "Quality", "Loss at equal cost", "Cost", "What differs", "Data", "Warnings", "Environment"
-            ]  # fmt: skip
-            curves = tab.locator("figure[data-plot=curves]")
-            assert curves.locator(".scatterlayer .js-line").count() == 8
-            assert curves.locator(".legend button").all_inner_texts() == ["alone", "chain", "half"]
-            curves.get_by_role("button", name="time").press("Enter")
-            axis = "document.querySelector('figure[data-plot=curves] .plot')._fullLayout.xaxis.title.text"
-            assert "time" in tab.evaluate(axis)
-            curves.locator(".legend button").first.click()
-            assert curves.locator(".scatterlayer .js-line").count() == 5
-            members = tab.locator("figure[data-plot=members]")
-            members.get_by_role("button", name="parameters").click()
-            assert tab.evaluate(axis.replace("curves", "members")) == "parameters"
-            assert tab.locator("figure[data-plot=differences] .errorbar").count() >= 3
-            assert not problems
-        browser.close()
+    seen = visit(browser, write_comparison(compared(*runs), tmp_path / "compare.html"), width, scheme)
+    tab = seen.page
+    tab.wait_for_selector("figure[data-plot=members] .main-svg")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.locator("main > section > h2").all_inner_texts() == [
+        "The answer", "Quality", "Loss at equal cost", "Cost", "What differs", "Data", "Warnings", "Environment"
+    ]  # fmt: skip
+    curves = tab.locator("figure[data-plot=curves]")
+    assert curves.locator(".scatterlayer .js-line").count() == 8
+    assert curves.locator(".legend button").all_inner_texts() == ["alone", "chain", "half"]
+    curves.get_by_role("button", name="time").press("Enter")
+    axis = "document.querySelector('figure[data-plot=curves] .plot')._fullLayout.xaxis.title.text"
+    assert "time" in tab.evaluate(axis)
+    curves.locator(".legend button").first.click()
+    assert curves.locator(".scatterlayer .js-line").count() == 5
+    tab.locator("figure[data-plot=members]").get_by_role("button", name="parameters").click()
+    assert tab.evaluate(axis.replace("curves", "members")) == "parameters"
+    assert tab.locator("figure[data-plot=differences] .errorbar").count() >= 3
+    assert not seen.problems

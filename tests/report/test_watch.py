@@ -25,8 +25,6 @@ from kinfolk.report.watch import live
 from kinfolk.report.watch.live import LiveReport
 from kinfolk.report.watch.server import Server
 
-CHROMIUM = shutil.which("chromium")
-
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,17 +192,6 @@ def _state(port: int) -> str:
     return found[1]
 
 
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
 def open_tab(browser: Any, url: str, width: int = 1280) -> tuple[Any, list[str]]:
     problems: list[str] = []
     tab = browser.new_context(viewport={"width": width, "height": 844}).new_page()
@@ -263,9 +250,9 @@ def test_a_run_that_grows_keeps_the_readers_place(browser: Any, make_run: Maker)
         tab.mouse.up()
         tab.locator("figure[data-plot=loss] .legend button").first.click()
         tab.evaluate("document.querySelector('#costs-1').closest('.scroll').scrollLeft = 40")
+        tab.evaluate("document.documentElement.style.scrollBehavior = 'auto'")
         tab.locator("figure[data-plot=cost] [data-view=matmul]").focus()
         tab.evaluate("window.marked = document.querySelector('figure[data-plot=loss] .main-svg')")
-        tab.wait_for_timeout(600)  # It scrolls there gently.
         before = tab.evaluate(STATE)
         assert set(before[4]) == {"0/small"} and before[5] is True and before[7] == "dark"
         assert before[1] != whole[1] and before[2] != whole[2]
