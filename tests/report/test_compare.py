@@ -184,6 +184,9 @@ def test_runs_that_differ_by_their_seed_are_one_family(make_run: Maker, tmp_path
     reach = student.ppf(0.95, freedom) * math.sqrt(sum(parts))
     mean = 0.3 + np.mean(shifts[:2]) - np.mean(shifts)
     assert difference.seed_interval == pytest.approx((mean - reach, mean + reach))
+    # With the same seeds the spread that they share does not count.
+    paired_by_seed = compared(one[0], one[1], two[0], two[1]).differences[0][1]
+    assert paired_by_seed and paired_by_seed.seed_interval == pytest.approx((0.3, 0.3))
     assert [each.field for each in found.specs] == ["recipe.seed", "strategy"]
     page = page_of(found, tmp_path)
     assert "seeds 0, 1, 2" in page.text and "3 seeds" in page.text

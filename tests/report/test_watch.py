@@ -259,7 +259,8 @@ def test_a_run_that_grows_keeps_the_readers_place(browser: Any, make_run: Maker)
         put(states[1](), run)
         tab.evaluate(NOW)
         until(tab, "document.querySelector('.headline').textContent.includes('2 of 3 models')")
-        assert tab.evaluate(STATE) == before
+        top, *rest = tab.evaluate(STATE)
+        assert rest == before[1:] and abs(top - before[0]) < 2
         assert tab.evaluate("document.querySelector('figure[data-plot=loss] .main-svg') === window.marked")
         assert "500 of" in tab.locator("tr[data-stage=large]").inner_text()
         assert "2 of 3 models built" in tab.locator(".headline").inner_text()

@@ -74,20 +74,26 @@ def of_ledgers(reference: Entry, other: Entry) -> Difference:
 
 
 def seed_interval(reference: Entry, other: Entry) -> Interval | None:
-    """Welch's interval of 90 % for the difference of two means over seeds; None with fewer than two seeds of either.
+    """Of 90 %, for the mean difference over seeds; None with fewer than two seeds of either.
 
-    Welch, The generalization of "Student's" problem, Biometrika 34 (1947).
+    Families with the same seeds read the same data in the same order, and are paired by seed (Student's interval).
+    Others get that of Welch, The generalization of "Student's" problem, Biometrika 34 (1947).
     """
-    samples = [[score.bits_per_byte for score in entry.scores] for entry in (reference, other)]
-    if any(len(sample) < 2 for sample in samples):
+    first, second = reference.by_seed, other.by_seed
+    if len(first) < 2 or len(second) < 2:
         return None
     from scipy.stats import t as student
 
-    mean = fmean(samples[1]) - fmean(samples[0])
-    parts = [variance(sample) / len(sample) for sample in samples]
-    if not sum(parts):
-        return mean, mean
-    freedom = sum(parts) ** 2 / sum(part**2 / (len(sample) - 1) for part, sample in zip(parts, samples, strict=True))
+    if first.keys() == second.keys():
+        differences = [second[seed] - first[seed] for seed in first]
+        mean, parts = fmean(differences), [variance(differences) / len(differences)]
+        freedom = len(differences) - 1.0
+    else:
+        samples = [list(first.values()), list(second.values())]
+        mean = fmean(samples[1]) - fmean(samples[0])
+        parts = [variance(sample) / len(sample) for sample in samples]
+        terms = [part**2 / (len(sample) - 1) for part, sample in zip(parts, samples, strict=True)]
+        freedom = sum(parts) ** 2 / sum(terms) if any(terms) else 1.0
     reach = float(student.ppf(0.95, freedom)) * sum(parts) ** 0.5
     return mean - reach, mean + reach
 

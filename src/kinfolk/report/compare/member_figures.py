@@ -32,7 +32,7 @@ def differences_plot(comparison: Comparison) -> Plot:
             if (difference := line[number])
         ]
         shift = 0.5 * ((number - 0.5) / len(others) - 0.5)
-        intervals = [difference.interval or difference.seed_interval for _, _, difference in own]
+        intervals = [difference.seed_interval or difference.interval for _, _, difference in own]
         traces.append(
             {
                 "type": "scatter",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 from kinfolk.report.compare.sides import Build, Side
 from kinfolk.report.events import HeldOut
@@ -19,6 +20,11 @@ class Entry:
     @property
     def scores(self) -> list[HeldOut]:
         return [stage.member.held_out for _, stage in self.stages if stage.member]
+
+    @property
+    def by_seed(self) -> dict[Any, float]:
+        """Bits per byte of every seed."""
+        return {build.seed: stage.member.held_out.bits_per_byte for build, stage in self.stages if stage.member}
 
     @property
     def weights(self) -> list[str]:
