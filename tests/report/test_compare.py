@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -302,6 +303,19 @@ def test_other_tokenizer_and_partly_other_text(built: dict[str, Path]) -> None:
     assert difference and difference.documents == found.agreement.documents
     assert "compare bits per byte only" in " ".join(comparable(found))
     assert compared(built["chain"], built["other"]).differences == ((None, None), (None, None))
+
+
+def test_data_that_cannot_be_read_are_judged_by_their_size(built: dict[str, Path], tmp_path: Path) -> None:
+    run = tmp_path / "moved"
+    shutil.copytree(built["other"], run)
+    (run / "data" / "train.bin").unlink()
+    ledger = (run / "ledger.jsonl").read_text("utf-8").splitlines()
+    size = finished(built["chain"], "member_finished", "large")["held_out"]["bytes"]
+    (run / "ledger.jsonl").write_text(re.sub(r'"bytes": \d+', f'"bytes": {size}', "\n".join(ledger)), "utf-8")
+    found = compared(built["chain"], run, pairs=True)
+    assert found.agreement.text == "same size" and found.agreement.tokenizer is False and not found.per_token
+    assert "train.bin is missing" in found.not_paired
+    assert "cannot be checked" in " ".join(comparable(found))
 
 
 def test_weights_that_are_not_the_ledgers_are_reported(built: dict[str, Path], tmp_path: Path) -> None:

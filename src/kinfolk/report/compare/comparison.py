@@ -1,7 +1,7 @@
 """Families side by side, as data: what they are, whether they can be compared, and how far apart they are."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kinfolk.errors import KinfolkError
@@ -79,7 +79,8 @@ def _differences(
     """Paired where that is wanted and possible, of the ledgers where not."""
     reason = "" if pairs else "--no-pairs was given"
     measured = None
-    if all(build.corpus for build in builds) and rows:
+    on_disk = all(build.corpus for build in builds)
+    if on_disk and rows and (pairs or found.text != "same"):
         from kinfolk.report.compare.measure import Measurements, common_text
 
         try:
@@ -88,8 +89,11 @@ def _differences(
             if pairs and common.places:
                 measured = Measurements(common, progress)
         except KinfolkError as error:
-            reason = reason or str(error.problem)
-    elif pairs:
+            # Without the text, the ledgers' counts are all that there is to go by.
+            sizes = [_held_out_bytes(build) for build in builds]
+            found = replace(agreement([None], sizes), tokenizer=found.tokenizer)
+            reason = reason or error.problem
+    elif pairs and rows and not on_disk:
         reason = "the data of a run are not on disk"
     table: list[tuple[Difference | None, ...]] = []
     for row in rows:
@@ -101,7 +105,7 @@ def _differences(
                 try:
                     difference = measured.difference(reference, other)
                 except KinfolkError as error:
-                    reason = str(error.problem)
+                    reason = error.problem
             if difference is None and reference and other and found.comparable:
                 difference = of_ledgers(reference, other)
             line.append(difference)

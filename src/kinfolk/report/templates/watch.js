@@ -46,7 +46,8 @@
       if (fresh.hasAttribute(attribute)) live.setAttribute(attribute, fresh.getAttribute(attribute));
       else live.removeAttribute(attribute);
     }
-    if (!live.matches(".plot")) mergeChildren(live, old, fresh);
+    // What stands in a noscript is text in a page, and elements in one that is only parsed.
+    if (!live.matches(".plot, noscript")) mergeChildren(live, old, fresh);
   };
 
   const show = (text) => {
