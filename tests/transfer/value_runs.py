@@ -1,11 +1,11 @@
 """How the tests of this folder train value networks."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kinfolk.family.recipe import Checkpoints
+from kinfolk.train.monitor import read_metrics
 from kinfolk.transfer.settings import Settings
 from kinfolk.transfer.sources import Data
 from kinfolk.transfer.value_request import ValueRequest
@@ -35,5 +35,5 @@ def ask(place: Path, **changes: Any) -> ValueRequest:
 
 def figures(folder: Path) -> list[dict[str, Any]]:
     unlike = ("seconds", "tokens_per_second")
-    records = [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
+    records = read_metrics(folder / "training" / "metrics.jsonl")
     return [{key: value for key, value in record.items() if key not in unlike} for record in records]
