@@ -134,11 +134,12 @@ def test_every_number_of_gpus_and_the_one_to_take() -> None:
 
 
 def test_the_engine_is_asked_for_what_fits() -> None:
-    """70 B on 1,024 H100 with recomputation; on fewer, summed gradients are whole on every GPU and do not fit."""
+    """70 B on 1,024 H100 with recomputation; on fewer, summed gradients would be whole on every GPU and not fit."""
     found = document("ladder-8b-70b", load_cluster("h100"))
     assert found["recommended"] == found["recommended"] | {"gpus": 1024, "way": "engine"}
     running = [count["gpus"] for count in found["counts"] if count["engine"]["runs"]]
-    assert running == [1024]
+    assert running == [128, 256, 512, 1024]
+    assert found["counts"][-2]["engine"]["options"] == ["--recompute", "--reduce-each"]
     last = found["counts"][-1]["engine"]
     assert last["options"] == ["--recompute"] and last["sequences_per_micro_batch"] is None
     assert any("growing into 70b" in warning for warning in found["warnings"])
@@ -152,13 +153,13 @@ def test_what_the_engine_cannot_do_is_planned_and_said() -> None:
     found = document("ladder-8b-70b", load_cluster("h100x64"))
     assert found["recommended"]["way"] == "best"
     (count,) = found["counts"]
-    assert "70b takes" in count["engine"]["refused"] and "for whole gradients" in count["engine"]["refused"]
-    assert "reducing the gradients of every micro-batch" in count["best"]["lacks"]
+    assert "70b takes" in count["engine"]["refused"] and "for activations" in count["engine"]["refused"]
+    assert count["best"]["lacks"] == ["a residual stream in bfloat16"]
     assert any("as the engine is, no number of GPUs" in warning for warning in found["warnings"])
 
 
 def test_a_family_that_fits_nowhere_is_told_the_nearest_setting_that_does() -> None:
-    with pytest.raises(KinfolkError, match=r"70b takes .* GB of a GPU with 80, .* of it for whole gradients") as caught:
+    with pytest.raises(KinfolkError, match=r"70b takes .* GB of a GPU with 80, .* of it for optimizer") as caught:
         document("ladder-8b-70b", load_cluster("h100x8"))
     assert "use 64 GPUs: sharded over 64" in str(caught.value.fix) and "the engine lacks" in str(caught.value.fix)
     with pytest.raises(KinfolkError, match="the largest member takes") as caught:
