@@ -112,22 +112,22 @@ def test_blocks_travel_in_bfloat16(tmp_path: Path) -> None:
     assert in_ranks(work, log) == [0, 0], log.read_text()
 
 
-def test_gradients_summed_with_every_micro_batch_are_the_same_and_never_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("each", [False, True])
+def test_gradients_summed_with_every_micro_batch_are_the_same_and_never_whole(tmp_path: Path, each: bool) -> None:
     expected = gradients_of(objective_of(alone()), alone())
 
     def work() -> None:
-        for each in (False, True):
-            with start_engine(Layout(reduce_each=each)) as engine:
-                objective = objective_of(engine)
-                rows = BATCH[2 * engine.rank : 2 * engine.rank + 2]
-                weight: Any = objective.model.base_model.layers[0].mlp.up_proj.weight
-                for index, row in enumerate(rows.split(1)):
-                    engine.synchronise_gradients(objective, last=index == 1)
-                    (objective(row).minimised * engine.world_size).backward()
-                    assert (weight.grad is not None) == (each or index == 1)
-                for name, parameter in objective.model.named_parameters():
-                    gradient: Any = parameter.grad
-                    assert torch.allclose(gradient.full_tensor(), expected[name], rtol=1e-4, atol=1e-5), name
+        with start_engine(Layout(reduce_each=each)) as engine:
+            objective = objective_of(engine)
+            rows = BATCH[2 * engine.rank : 2 * engine.rank + 2]
+            weight: Any = objective.model.base_model.layers[0].mlp.up_proj.weight
+            for index, row in enumerate(rows.split(1)):
+                engine.synchronise_gradients(objective, last=index == 1)
+                (objective(row).minimised * engine.world_size).backward()
+                assert (weight.grad is not None) == (each or index == 1)
+            for name, parameter in objective.model.named_parameters():
+                gradient: Any = parameter.grad
+                assert torch.allclose(gradient.full_tensor(), expected[name], rtol=1e-4, atol=1e-5), name
 
     log = tmp_path / "log"
     assert in_ranks(work, log) == [0, 0], log.read_text()
