@@ -54,5 +54,5 @@ def document_bits(member: Path, run: Path, progress: Progress = quietly) -> tupl
 def document_digests(run: Path) -> list[str]:
     """SHA-256 of the text of every document that a run holds out, whatever its tokenizer."""
     store = open_store(run / "data")
-    tokenizer = AutoTokenizer.from_pretrained(store.tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(store.tokenizer, trust_remote_code=False)
     return [hashlib.sha256(text_of(tokenizer, ids).encode()).hexdigest() for ids, _ in held_out_documents(store)]
