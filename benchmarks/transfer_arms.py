@@ -38,7 +38,6 @@ class Arm:
 ARMS: dict[str, Arm] = {
     "residual": Arm(),
     "long": Arm(epochs=3 * EPOCHS),
-    "two bases, long": Arm(bases=("100k", "200k"), epochs=3 * EPOCHS),
     "two bases, to the end": Arm(bases=("100k", "200k"), epochs=3 * EPOCHS, patience=0),
     "wider": Arm(initial="200k"),
     "wider, two bases": Arm(bases=("100k", "200k"), initial="200k"),
