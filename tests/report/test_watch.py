@@ -206,8 +206,12 @@ def open_tab(browser: Any, url: str, width: int = 1280) -> tuple[Any, list[str]]
 def until(tab: Any, condition: str) -> None:
     """Wait until a condition holds; playwright's own way of waiting is one that the page's policy forbids."""
     for _ in range(2000):
-        if tab.evaluate(condition):
-            return
+        try:
+            if tab.evaluate(condition):
+                return
+        except Exception as error:  # the page that waits is left for the report at any moment
+            if "context was destroyed" not in str(error):
+                raise
         tab.wait_for_timeout(50)
     raise AssertionError(condition)
 
