@@ -1,9 +1,9 @@
 """What a stage minimises, as a module around an unchanged transformers model.
 
 The head and its cross-entropy are by far the largest activations of a small model, and half of its time. They are
-computed in chunks of positions, and the gradient is made in the same pass as the loss, so that no more than one chunk
-of logits ever exists. Logits and softmax are float32 whatever the precision of the products: torch's fused
-`linear_cross_entropy` takes the softmax in bfloat16 and reports a loss that is off by several percent.
+computed in blocks of positions, and the gradient is made in the same pass as the loss, so that no more than one block
+of logits ever exists. The softmax is float32 whatever the precision of the products: torch's fused
+`linear_cross_entropy` takes it in bfloat16 and reports a loss that is off by several percent.
 """
 
 from typing import Any, NamedTuple
@@ -14,11 +14,15 @@ from transformers import PreTrainedModel
 
 from kinfolk.plan.stages import Objective, Patch
 
+_LOGITS_AT_ONCE = 2**22
+"""Elements of one block of logits on a CPU, unless the head has more. Its gradient is summed up block by block: with as
+many logits as the head has elements that costs no more time than their softmax, and no more memory than the sum."""
+
 _LOGITS_IN_CACHE = 2**18
-"""Elements of one chunk of logits: on a CPU about 1 MB of float32, which stays in the cache between its passes."""
+"""Elements of one chunk of a block: about 1 MB of float32, which stays in the cache between passes."""
 
 _LOGITS_ON_GPU = 2**27
-
+"""Elements of one block, and one chunk, on a GPU."""
 
 PLAIN_HEADS = ("llama", "qwen2", "qwen3", "mistral", "mixtral", "olmo2", "phi3", "gpt2", "gpt_neox", "starcoder2")
 """Models of transformers whose logits are the last hidden state times the head's weight and nothing else, so that they
@@ -53,34 +57,34 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_gradient: bool,
         z_coefficient: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        positions, vocab_size = hidden.shape[0], weight.shape[0]
-        budget = _LOGITS_IN_CACHE if hidden.device.type == "cpu" else _LOGITS_ON_GPU
-        chunk = max(16, budget // vocab_size)
+        rows, rows_in_cache = _rows(*weight.shape, hidden.device)
         hidden_cast, weight_cast = hidden.to(dtype), weight.to(dtype)
         hidden_gradient = torch.empty_like(hidden) if needs_gradient else None
         weight_gradient = torch.zeros_like(weight) if needs_gradient else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         z_loss = torch.zeros_like(loss)
-        for start in range(0, positions, chunk):
-            part = slice(start, start + chunk)
-            target, weights = targets[part], target_weights[part]  # both (chunk, slots)
-            logits = (hidden_cast[part] @ weight_cast.T).float()  # (chunk, vocab)
-            normaliser = logits.logsumexp(dim=1, keepdim=True)
-            loss += ((normaliser - logits.gather(1, target)) * weights).sum()
-            if z_coefficient:
-                z_loss += z_coefficient * (normaliser.square() * weights).sum()
-            if hidden_gradient is not None and weight_gradient is not None:
-                # d cross-entropy / d logits = softmax x (sum of the weights) - the weights at their targets
-                # d normaliser^2 / d logits = softmax x 2 normaliser
+        for start in range(0, hidden.shape[0], rows):
+            block = slice(start, start + rows)
+            logits = hidden_cast[block] @ weight_cast.T  # (block, vocab); their gradient takes their place
+            parts = (torch.split(each, rows_in_cache) for each in (logits, targets[block], target_weights[block]))
+            for chunk, target, weights in zip(*parts, strict=True):  # (chunk, vocab), and both (chunk, slots)
+                softmax = chunk.float()
+                expected = softmax.gather(1, target)
+                highest = softmax.amax(dim=1, keepdim=True)
+                softmax = softmax.sub_(highest).exp_()
+                total = softmax.sum(dim=1, keepdim=True)
+                normaliser = total.log() + highest
+                loss += ((normaliser - expected) * weights).sum()
                 if z_coefficient:
+                    z_loss += z_coefficient * (normaliser.square() * weights).sum()
+                if needs_gradient:
+                    # d cross-entropy / d logits = softmax x (sum of the weights) - the weights at their targets
+                    # d normaliser^2 / d logits = softmax x 2 normaliser
                     share = weights.sum(1, keepdim=True) * (1 + 2 * z_coefficient * normaliser)
-                    gradient = logits.sub_(normaliser).exp_().mul_(share)
-                else:
-                    gradient = logits.sub_(normaliser - weights.sum(1, keepdim=True).log()).exp_()
-                gradient.scatter_add_(1, target, -weights)
-                gradient_cast = gradient.to(dtype)
-                hidden_gradient[part] = gradient_cast @ weight_cast
-                weight_gradient += gradient_cast.T @ hidden_cast[part]
+                    chunk.copy_(softmax.mul_(share / total).scatter_add_(1, target, -weights))
+            if hidden_gradient is not None and weight_gradient is not None:
+                hidden_gradient[block] = logits @ weight_cast
+                weight_gradient += logits.T @ hidden_cast[block]
         if needs_gradient:
             ctx.save_for_backward(hidden_gradient, weight_gradient)
         cross_entropy = loss.clone()
@@ -91,6 +95,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
         return hidden_gradient * outputs[0], weight_gradient * outputs[0], None, None, None, None, None
+
+
+def _rows(vocab_size: int, hidden_size: int, device: torch.device) -> tuple[int, int]:
+    """Positions of a block, whose logits are one product, and of a chunk of it, whose softmax is taken at once."""
+    if device.type != "cpu":
+        rows = max(16, _LOGITS_ON_GPU // vocab_size)
+        return rows, rows
+    return max(_LOGITS_AT_ONCE // vocab_size, hidden_size), max(16, _LOGITS_IN_CACHE // vocab_size)
 
 
 def linear_cross_entropy(
