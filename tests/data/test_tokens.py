@@ -72,7 +72,6 @@ def test_a_separator_in_a_text_is_ordinary_text(family, tmp_path):
 def test_long_documents_are_cut_without_a_trace(family, tmp_path, monkeypatch):
     plain = prepare(family(), tmp_path, tmp_path / "plain")
     monkeypatch.setattr(encoding, "_PIECE", 40)
-    monkeypatch.setattr(encoding, "_BATCH", 300)
     cut = prepare(family(), tmp_path, tmp_path / "cut")
     assert np.array_equal(plain.train, cut.train) and np.array_equal(plain.held_out, cut.held_out)
     assert np.array_equal(plain.train_documents.starts, cut.train_documents.starts)

@@ -1,21 +1,33 @@
-"""Documents stream through the tokenizer into files of token ids, a few megabytes at a time."""
+"""Documents stream through the tokenizer into files of token ids, a few megabytes at a time.
+
+The tokenizers library spreads a batch over the cores by itself, but its threads share one cache of words behind one
+lock, and two of them are hardly faster than one. Here every thread has a tokenizer of its own, which takes half of the
+time on two cores (docs/results.md, section 10).
+"""
 
 import os
 import re
+import threading
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from kinfolk.cores import usable_cores
 from kinfolk.data.formats import Document
 from kinfolk.errors import KinfolkError
 
 _PIECE = 256 * 1024
-"""Characters of a long document that are encoded as one; the tokenizers library spreads pieces over the cores."""
-_BATCH = 16 * _PIECE
+"""Characters that are encoded at once, of one long document or of many short ones."""
+T = TypeVar("T")
+R = TypeVar("R")
+
 _LINE_START = re.compile(r"(?<=\S\n)(?=\w)")
 
 
@@ -64,7 +76,7 @@ class _Piece:
 
 def encode_corpus(
     documents: Iterator[tuple[Document, bool]],
-    encoder: Any,
+    new_encoder: Callable[[], Any],
     train: Part,
     held_out: Part,
     progress: Callable[[int], None],
@@ -72,24 +84,63 @@ def encode_corpus(
 ) -> None:
     """Write every document to `train` or, where its flag says so, to `held_out`.
 
-    `encoder` is a `tokenizers.Tokenizer`; `progress` is told the bytes of text done. Memory holds a few megabytes of
-    text and its tokens. KinfolkError, with `where`, if the tokens of a held-out document do not give its text back:
-    bits per byte would count bytes that the model never had to predict. (Unicode normal forms may differ.)
+    `new_encoder` makes a `tokenizers.Tokenizer`, one for each core; `progress` is told the bytes of text done. Memory
+    holds a few megabytes of text and its tokens. KinfolkError, with `where`, if the tokens of a held-out document do
+    not give its text back: bits per byte would count bytes that the model never had to predict. (Unicode normal forms
+    may differ.)
     """
-    # The library's own default, said aloud: without it a process that forks later switches its threads off, noisily.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    done = 0
-    for batch in _batches(_pieces(documents, _cuts_at_lines(encoder))):
-        encodings = encoder.encode_batch_fast([piece.text for piece in batch], add_special_tokens=False)
-        for piece, encoding in zip(batch, encodings, strict=True):
+    own = threading.local()
+
+    def begin() -> None:
+        own.encoder = new_encoder()
+
+    def encode(batch: list[_Piece]) -> list[tuple[_Piece, list[int]]]:
+        encodings = own.encoder.encode_batch_fast([piece.text for piece in batch], add_special_tokens=False)
+        encoded = [(piece, encoding.ids) for piece, encoding in zip(batch, encodings, strict=True)]
+        for piece, ids in encoded:
             if piece.held_out:
-                _check_lossless(piece, encoder.decode(encoding.ids, skip_special_tokens=False), where)
-            part = held_out if piece.held_out else train
-            if piece.document_bytes is not None:
-                part.begin_document(piece.document_bytes)
-                done += piece.document_bytes
-            part.add(encoding.ids)
-        progress(done)
+                _check_lossless(piece, own.encoder.decode(ids, skip_special_tokens=False), where)
+        return encoded
+
+    done = 0
+    batches = _batches(_pieces(documents, _cuts_at_lines(new_encoder())))
+    with _without_library_threads():
+        for encoded in _in_threads(encode, batches, begin):
+            for piece, ids in encoded:
+                part = held_out if piece.held_out else train
+                if piece.document_bytes is not None:
+                    part.begin_document(piece.document_bytes)
+                    done += piece.document_bytes
+                part.add(ids)
+            progress(done)
+
+
+@contextmanager
+def _without_library_threads() -> Iterator[None]:
+    """Have the tokenizers library encode in the thread that asks; it reads this variable with every batch."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        # Said aloud where nobody has: otherwise a process that forks later switches the threads off, noisily.
+        os.environ["TOKENIZERS_PARALLELISM"] = before or "true"
+
+
+def _in_threads(work: Callable[[T], R], items: Iterator[T], begin: Callable[[], None]) -> Iterator[R]:
+    """`work` on every item, by a thread for each core, in order, a few items ahead of what is taken."""
+    threads = usable_cores()
+    pool = ThreadPoolExecutor(threads, "kinfolk-encoding", begin)
+    ahead: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > 2 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _pieces(documents: Iterator[tuple[Document, bool]], cut: bool) -> Iterator[_Piece]:
@@ -109,7 +160,7 @@ def _batches(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:
     for piece in pieces:
         batch.append(piece)
         length += len(piece.text)
-        if length >= _BATCH:
+        if length >= _PIECE:
             yield batch
             batch, length = [], 0
     if batch:

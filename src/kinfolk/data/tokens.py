@@ -17,6 +17,7 @@ import json
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +192,7 @@ def write_parts(
     with Part(target, "train", dtype, separator) as train, Part(target, "held_out", dtype, separator) as held_out:
         encode_corpus(
             documents,
-            document_encoder(tokenizer),
+            partial(document_encoder, tokenizer),
             train,
             held_out,
             lambda done: progress("tokenising", done, None),

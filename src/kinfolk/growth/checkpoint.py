@@ -5,7 +5,6 @@ proof included, is as it should be; the source is only read.
 """
 
 import errno
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 
+from kinfolk.cores import usable_cores
 from kinfolk.errors import KinfolkError
 from kinfolk.growth.claims import describe, what_breaks
 from kinfolk.growth.configs import Changes, child_config, child_sizes, read_config
@@ -165,7 +165,7 @@ def write_weights(job: Job, folder: Path, progress: Progress = lambda what, done
     threads = torch.get_num_threads()
     # A thread of ours for each core; torch's own within them would only be in the way.
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(min(_cores(), 8))
+    pool = ThreadPoolExecutor(min(usable_cores(), 8))
     try:
         running = [pool.submit(grow, name) for name in job.layout]
         finished, _ = wait(running, return_when=FIRST_EXCEPTION)
@@ -177,12 +177,6 @@ def write_weights(job: Job, folder: Path, progress: Progress = lambda what, done
         pool.shutdown(cancel_futures=True)
         writer.abandon()
         torch.set_num_threads(threads)
-
-
-def _cores() -> int:
-    """Cores that this process may use; all of them where the system does not say (macOS)."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def copy_along(source: Path, target: Path) -> None:

@@ -57,7 +57,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_gradient: bool,
         z_coefficient: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rows, rows_in_cache = _rows(*weight.shape, hidden.device)
+        rows, rows_in_cache = _rows(weight.shape[0], weight.shape[1], hidden.device)
         hidden_cast, weight_cast = hidden.to(dtype), weight.to(dtype)
         hidden_gradient = torch.empty_like(hidden) if needs_gradient else None
         weight_gradient = torch.zeros_like(weight) if needs_gradient else None
