@@ -3,6 +3,7 @@
     pip install accelerate                            what the HF Trainer needs beside this project's packages
     python benchmarks/train.py [--rounds 3]           tokens per second of kinfolk, the HF Trainer and bare loops
     python benchmarks/train.py parts                  the data pipeline and the tokenizer alone
+    python benchmarks/train.py starts                 seconds to the first step: of a new stage, a grown one, a resumed one
 
 Rounds alternate between the contenders, so that a machine whose speed drifts harms none of them. Tokens per second are
 those of the whole training, with reading and two checkpoints, from the first step on; the seconds before that, imports
@@ -16,11 +17,13 @@ import json
 import math
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ CONTENDERS = ("kinfolk", "hf trainer", "bare loop, 1 thread", "bare loop, 2 thre
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["compare", "parts", "one"], default="compare")
+    parser.add_argument("what", nargs="?", choices=["compare", "parts", "starts", "one", "start"], default="compare")
     parser.add_argument("contender", nargs="?", choices=CONTENDERS)
     parser.add_argument("size", nargs="?", choices=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=3)
@@ -45,6 +48,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "one":
         print(json.dumps(measured(arguments.contender, arguments.size, arguments.work)))
+    elif arguments.what == "start":
+        print(json.dumps(one_start(arguments.work)))
+    elif arguments.what == "starts":
+        starts(arguments.work)
     elif arguments.what == "parts":
         parts(arguments.work)
     else:
@@ -77,11 +84,7 @@ def compare(work: Path, sizes: list[str], rounds: int) -> None:
 
 def in_process(contender: str, size: str, work: Path) -> dict[str, float]:
     began = time.time()
-    command = [sys.executable, __file__, "one", contender, size, "--work", str(work)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{contender}, {size}: {done.stderr[-2000:]}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    result = called("one", contender, size, "--work", str(work))
     steps = SHAPES[size][2]
     tokens = (steps - 1) * SEQUENCES_PER_STEP * CONTEXT
     return {
@@ -89,6 +92,15 @@ def in_process(contender: str, size: str, work: Path) -> dict[str, float]:
         "before": result["first_step_at"] - began,
         "loss": result["loss"],
     }
+
+
+def called(*arguments: str) -> dict[str, Any]:
+    """What this script prints last when it is called so, in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments)}: {done.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def measured(contender: str, size: str, work: Path) -> dict[str, float]:
@@ -100,10 +112,14 @@ def measured(contender: str, size: str, work: Path) -> dict[str, float]:
     return by_bare_loop(size, work, threads=1 if contender.endswith("1 thread") else 2)
 
 
+def shape_of(size: str) -> dict[str, int]:
+    hidden, layers, _ = SHAPES[size]
+    heads = {"num_attention_heads": hidden // 32, "head_dim": 32}
+    return {"num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": 3 * hidden, **heads}
+
+
 def family_file(size: str, work: Path) -> Path:
-    hidden, layers, steps = SHAPES[size]
-    heads = hidden // 32
-    shape = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads, "head_dim": 32}
+    steps = SHAPES[size][2]
     document = {
         "name": f"speed-{size}",
         "model": {"context_length": CONTEXT},
@@ -112,7 +128,7 @@ def family_file(size: str, work: Path) -> Path:
         "members": [
             {
                 "name": size,
-                "shape": {**shape, "intermediate_size": 3 * hidden},
+                "shape": shape_of(size),
                 "tokens": float(steps * SEQUENCES_PER_STEP * CONTEXT),
             }
         ],
@@ -274,6 +290,66 @@ def by_bare_loop(size: str, work: Path, threads: int) -> dict[str, float]:
         if (step + 1) % saved_every(steps) == 0:
             model.save_pretrained(work / f"bare-{size}")
     return {"first_step_at": moments[0], "ended": time.time(), "loss": last}
+
+
+STEPS_OF_STARTS = 3
+
+
+def starts(work: Path) -> None:
+    """A chain of the three sizes, stopped after each step and called again: seconds to the step, imports included."""
+    from kinfolk.build.ledger import Ledger
+
+    prepare(work)
+    document = yaml.safe_load((work / "1M.yaml").read_text())
+    tokens = float(STEPS_OF_STARTS * SEQUENCES_PER_STEP * CONTEXT)
+    document["members"] = [{"name": size, "shape": shape_of(size), "tokens": tokens} for size in SHAPES]
+    document |= {"name": "starts", "strategy": "progressive", "growth": {"start": "finished"}}
+    document["recipe"] |= {"checkpoints": {"steps": 1}}
+    (work / "starts.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    run = work / "run-starts"
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir()
+    shutil.copytree(work / "data", run / "data")
+    found: dict[str, list[float]] = {size: [] for size in SHAPES}
+    began, events = time.time(), Ledger(run / "ledger.jsonl")
+    while start := called("start", "--work", str(work)):
+        # A call that finishes a member first, with its evaluation and export, is counted from there.
+        since = max([began, *(event["time"] for event in events.events("member_finished"))])
+        found[start["stage"]].append(start["first_step_at"] - since)
+        began = time.time()
+    grown = {event["stage"]: event["seconds"] for event in events.events("grown")}
+    print(
+        "| stage | to its first step | of which growth, with its proof | resumed, to the next step |\n|---|---|---|---|"
+    )
+    for size, (first, *resumed) in found.items():
+        growth = f"{grown[size]:.1f} s" if size in grown else ""
+        print(f"| {size} | {first:.1f} s | {growth} | {', '.join(f'{each:.1f} s' for each in resumed)} |")
+
+
+def one_start(work: Path) -> dict[str, Any]:
+    """Go on with the build of `starts` for one step."""
+    from kinfolk.build.build import build
+    from kinfolk.family.load import load_family
+    from kinfolk.train.interruption import Interrupted
+
+    found: dict[str, Any] = {}
+
+    class Watching:
+        def planned(self, name: str, stages: Any) -> None: ...
+        def prepared(self, what: str, done: int, total: int | None) -> None: ...
+        def say(self, message: str) -> None: ...
+
+        def stage_started(self, name: str, steps: int, first_step: int) -> None:
+            self.stage = name
+
+        def stepped(self, record: dict[str, Any]) -> None:
+            if "loss" in record and not found:
+                found.update(first_step_at=time.time(), stage=self.stage)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with suppress(Interrupted):
+        build(load_family(str(work / "starts.yaml")), work / "run-starts", Watching())
+    return found
 
 
 def parts(work: Path) -> None:
