@@ -3,7 +3,7 @@
     pip install accelerate                            what the HF Trainer needs beside this project's packages
     python benchmarks/train.py [--rounds 3]           tokens per second of kinfolk, the HF Trainer and bare loops
     python benchmarks/train.py parts                  the data pipeline and the tokenizer alone
-    python benchmarks/train.py starts                 seconds to the first step: of a new stage, a grown one, a resumed one
+    python benchmarks/train.py starts                 seconds to the first step of a stage that is new, grown, resumed
 
 Rounds alternate between the contenders, so that a machine whose speed drifts harms none of them. Tokens per second are
 those of the whole training, with reading and two checkpoints, from the first step on; the seconds before that, imports
