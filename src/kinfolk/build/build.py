@@ -37,7 +37,7 @@ from kinfolk.train.divergence import DivergedError
 from kinfolk.train.engine import Engine, MainStopped, Precision, alone, resolve_precision, start_engine
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.memory import memory_for, weights_fix
-from kinfolk.train.model import empty_model, parameters_of
+from kinfolk.train.model import config_for, empty_model, parameters_of
 from kinfolk.train.monitor import final_loss, read_metrics
 from kinfolk.train.stage import (
     NEWEST_KEPT,
@@ -48,6 +48,7 @@ from kinfolk.train.stage import (
     smallest_rows,
     train_stage,
 )
+from kinfolk.train.tensor_parallel import refuse_tensor_parallel
 
 
 def build(
@@ -141,7 +142,10 @@ def refuse_unbuildable(loaded: LoadedFamily, strategy: Strategy, engine: Engine)
     plan = strategy(family)
     refuse_plan(plan, family.model.architecture)
     for stage in plan.stages:
-        rows_of_rank(smallest_rows(stage, family.model.context_length), engine.rank, engine.world_size)
+        rows_of_rank(smallest_rows(stage, family.model.context_length), engine.data_rank, engine.data_parallel)
+        assert stage.shape is not None
+        config = config_for(stage.shape, family.model, family.embedding_rows)
+        refuse_tensor_parallel(config, engine.layout.tensor_parallel, f"stage {stage.name}")
 
 
 def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption: Interruption) -> None:

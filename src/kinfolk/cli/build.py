@@ -17,6 +17,9 @@ def build(
     replicas: Annotated[
         int, typer.Option(help="Under torchrun: groups of processes that each hold the whole model in shards.")
     ] = 1,
+    tensor_parallel: Annotated[
+        int, typer.Option(help="Under torchrun: processes that share the matrices of every block.")
+    ] = 1,
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Compute activations again for the gradient: less memory, more time.")
     ] = False,
@@ -44,7 +47,7 @@ def build(
 
     chosen = choose_law(law) if law else None
     folder = run or Path("runs") / loaded.family.name
-    layout = Layout(replicas, recompute, compile_, reduce_each, background_saving)
+    layout = Layout(replicas, tensor_parallel, recompute, compile_, reduce_each, background_saving)
     with live_view() as view:
         build_family(loaded, folder, view, chosen, layout)
     if not is_main_process():

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from kinfolk.family.shapes import Shape
 from kinfolk.train.layout import Layout
+from kinfolk.train.tensor_parallel import block_plan, split_block
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -30,6 +31,17 @@ class MainStopped(BaseException):
 
 
 @dataclass(frozen=True)
+class TensorGroup:
+    """Processes that read the same sequences, and share the matrices of every block."""
+
+    members: DeviceMesh
+    """In one dimension, this process with them."""
+    others: DeviceMesh
+    """This process and those that have its place in the other groups: over them blocks are sharded, in as many rows as
+    there are replicas."""
+
+
+@dataclass(frozen=True)
 class Engine:
     """Where this process computes, and with whom."""
 
@@ -39,6 +51,7 @@ class Engine:
     mesh: DeviceMesh | None = None
     """The processes, in as many rows as there are replicas; in one dimension where there is one."""
     layout: Layout = field(default_factory=Layout)
+    tensor: TensorGroup | None = None
     threads: int = field(default_factory=torch.get_num_threads)
     """Threads that this process may use."""
     control: dist.ProcessGroup | None = None
@@ -50,6 +63,21 @@ class Engine:
     def is_main(self) -> bool:
         """Whether this process writes the shared files."""
         return self.rank == 0
+
+    @property
+    def data_parallel(self) -> int:
+        """Into how many shares the sequences of a step are divided: those of one tensor group read the same."""
+        return self.world_size // self.layout.tensor_parallel
+
+    @property
+    def data_rank(self) -> int:
+        """Which of these shares this process reads."""
+        return self.rank // self.layout.tensor_parallel
+
+    @property
+    def counted(self) -> float:
+        """1 in the process of each tensor group whose sums are counted, and 0 in the others, which have the same."""
+        return float(self.rank % self.layout.tensor_parallel == 0)
 
     def autocast(self, precision: Precision) -> AbstractContextManager[None]:
         """Matrix products in bfloat16 where asked for; weights, norms and losses stay float32."""
@@ -91,8 +119,11 @@ class Engine:
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,  # the residual stream stays float32, as it does in one process
         )
+        plan = block_plan(model.config) if self.tensor else {}
         for block in blocks:
-            fully_shard(block, mesh=self.mesh, mp_policy=in_blocks)
+            if self.tensor:
+                split_block(block, plan, self.tensor.members)
+            fully_shard(block, mesh=self.tensor.others if self.tensor else self.mesh, mp_policy=in_blocks)
         fully_shard(objective, mesh=self.mesh)
 
     def synchronise_gradients(self, objective: nn.Module, last: bool) -> None:
@@ -163,18 +194,25 @@ def start_engine(layout: Layout = Layout()) -> Iterator[Engine]:  # noqa: B008 (
         return
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        mesh = _mesh(device.type, world_size, layout.replicas)
+        mesh, tensor = _meshes(device.type, world_size, layout)
         control, saving = (dist.new_group(backend="gloo", timeout=_PATIENCE) for _ in range(2))
-        yield Engine(device, rank, world_size, mesh, layout, control=control, saving=saving)
+        yield Engine(device, rank, world_size, mesh, layout, tensor, control=control, saving=saving)
     finally:
         dist.destroy_process_group()
 
 
-def _mesh(device: str, world_size: int, replicas: int) -> DeviceMesh:
+def _meshes(device: str, world_size: int, layout: Layout) -> tuple[DeviceMesh, TensorGroup | None]:
     """One dimension to shard over; or two, to replicate over the first and shard over the second."""
-    if replicas == 1:
-        return init_device_mesh(device, (world_size,))
-    return init_device_mesh(device, (replicas, world_size // replicas), mesh_dim_names=("replicate", "shard"))
+    sharing = world_size // layout.replicas
+    names, sizes = (
+        (("replicate", "shard"), (layout.replicas, sharing)) if layout.replicas > 1 else (("shard",), (sharing,))
+    )
+    mesh = init_device_mesh(device, sizes, mesh_dim_names=names)
+    if layout.tensor_parallel == 1:
+        return mesh, None
+    finer = (*sizes[:-1], sharing // layout.tensor_parallel, layout.tensor_parallel)
+    both = init_device_mesh(device, finer, mesh_dim_names=(*names, "tensor"))
+    return mesh, TensorGroup(both["tensor"], both[names])
 
 
 def resolve_precision(asked: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:

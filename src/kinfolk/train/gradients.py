@@ -1,6 +1,7 @@
 """Gradients of one optimizer step: added up over micro-batches, and clipped."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from kinfolk.train.engine import Engine, Precision
+from kinfolk.train.shards import mesh_of
 
 
 def accumulate(
@@ -18,7 +20,7 @@ def accumulate(
     The objective makes of a micro-batch (a tensor, or anything else with a method `to`) a named tuple whose first entry
     is `minimised`; the sums are those of the others. The loss is a sum divided by the global `count` (of tokens), so
     neither the number of processes nor the micro-batch changes it. Sharding averages gradients over processes, hence
-    the factor `world_size`.
+    the factor `data_parallel`: those of one tensor group have the same gradients.
     """
     objective.train()
     total: Any = 0.0
@@ -26,7 +28,7 @@ def accumulate(
         engine.synchronise_gradients(objective, last=index == len(batches) - 1)
         with engine.autocast(precision):
             minimised, *others = objective(batch.to(engine.device, non_blocking=True))
-        (minimised * (engine.world_size / count)).backward()
+        (minimised * (engine.data_parallel / count)).backward()
         total = total + torch.stack(others).double()
     found: list[float] = total.tolist()
     return found
@@ -34,6 +36,13 @@ def accumulate(
 
 def clip(model: nn.Module, largest: float | Literal["none"]) -> float:
     """Scale the gradients down to a global norm of at most `largest`, if any; returns the norm before."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), math.inf if largest == "none" else largest)
-    full = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    return float(full)
+    by_mesh: dict[Any, list[Any]] = defaultdict(list)
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            by_mesh[mesh_of(parameter)].append(parameter)
+    norms: list[Any] = [nn.utils.get_total_norm([each.grad for each in some]) for some in by_mesh.values()]
+    norms = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]
+    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    for some in by_mesh.values():
+        nn.utils.clip_grads_with_norm_(some, math.inf if largest == "none" else largest, norm)
+    return float(norm)

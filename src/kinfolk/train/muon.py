@@ -8,12 +8,13 @@ where the hardware does not.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from kinfolk.train.shards import Split, splits_of
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of x -> a x + b x^3 + c x^5. It is steep at 0 and does not converge: singular values end between 0.68 and 1.14."""
@@ -56,19 +57,23 @@ def orthogonal_updates(
     The iteration needs whole matrices. Sharded ones are gathered, as many as there are processes; each process makes
     one of them orthogonal and sends every other its share. Replicas do so each for themselves.
     """
-    processes = _sharing(parameters[0]).size() if parameters and isinstance(parameters[0], DTensor) else 1
-    for start in range(0, len(parameters), processes):
-        some = parameters[start : start + processes]
-        yield from zip(some, _updates(some, direction), strict=True)
+    for lines, together in groupby(parameters, lambda parameter: [line for line, _ in splits_of(parameter)]):
+        matrices, processes = list(together), math.prod(line.size() for line in lines)
+        for start in range(0, len(matrices), processes):
+            some = matrices[start : start + processes]
+            yield from zip(some, _updates(some, direction), strict=True)
 
 
 def _updates(parameters: Sequence[nn.Parameter], direction: Direction) -> list[Tensor]:
     if not isinstance(parameters[0], DTensor):
         return [_update(direction(parameter)) for parameter in parameters]
-    rank = _sharing(parameters[0]).get_local_rank()
+    splits = [splits_of(parameter) for parameter in parameters]
+    rank = 0
+    for line, _ in splits[0]:
+        rank = rank * line.size() + line.get_local_rank()
     own: list[Tensor] = []  # the one of this process, if it has one
     for owner, parameter in enumerate(parameters):
-        whole = _gathered(parameter, direction(parameter))
+        whole = _gathered(direction(parameter), parameter.shape, splits[owner])
         if owner == rank:
             own.append(whole)
     made = [_update(whole) for whole in own]
@@ -76,7 +81,7 @@ def _updates(parameters: Sequence[nn.Parameter], direction: Direction) -> list[T
     for owner, parameter in enumerate(parameters):
         # Of all but the owner's tensor, only the shape is asked.
         blank = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-        shares.append(_sharded_as(parameter, made[0] if owner == rank else blank, owner))
+        shares.append(_share(made[0] if owner == rank else blank, splits[owner], owner))
     return shares
 
 
@@ -84,20 +89,29 @@ def _update(direction: Tensor) -> Tensor:
     return orthogonalised(direction) * scale_of(direction.shape)
 
 
-def _sharing(parameter: Any) -> DeviceMesh:
-    """The processes that hold one copy of a sharded parameter together."""
-    mesh: DeviceMesh = parameter.device_mesh
-    return mesh if mesh.ndim == 1 else mesh["shard"]
-
-
-def _gathered(parameter: Any, local: Tensor) -> Tensor:
-    """The whole tensor, placed like a sharded parameter, of which this process holds `local`."""
-    place = {"run_check": False, "shape": parameter.shape, "stride": parameter.stride()}
-    whole: Tensor = DTensor.from_local(local, _sharing(parameter), parameter.placements[-1:], **place).full_tensor()
+def _gathered(held: Tensor, shape: Sequence[int], splits: Sequence[Split]) -> Tensor:
+    """The whole tensor of a shape, of which this process holds `held`."""
+    if not splits:
+        return held
+    (line, dimension), *finer = splits
+    if finer:  # then the parts of this split are even
+        part = [size // line.size() if each == dimension else size for each, size in enumerate(shape)]
+        held = _gathered(held, part, finer)
+    size = torch.Size(shape)
+    stride = torch.empty(size, device="meta").stride()
+    placed = DTensor.from_local(held, line, [Shard(dimension)], run_check=False, shape=size, stride=stride)
+    whole: Tensor = placed.full_tensor()
     return whole
 
 
-def _sharded_as(parameter: Any, whole: Tensor, owner: int) -> Tensor:
-    """What this process gets of a whole tensor that process `owner` of those that share it has."""
-    placed = distribute_tensor(whole, _sharing(parameter), parameter.placements[-1:], src_data_rank=owner)
-    return placed.to_local()
+def _share(whole: Tensor, splits: Sequence[Split], owner: int) -> Tensor:
+    """What this process gets of a whole tensor that process `owner` of those that share it has.
+
+    Their numbers run fastest along the last split. A line of processes without the owner hands around what is blank,
+    and the next split overwrites it.
+    """
+    for place, (line, dimension) in enumerate(splits):
+        behind = math.prod(each.size() for each, _ in splits[place + 1 :])
+        source = owner // behind % line.size()
+        whole = distribute_tensor(whole, line, [Shard(dimension)], src_data_rank=source).to_local()
+    return whole

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from kinfolk.family.rate_transfer import Factors, factors_of
 from kinfolk.family.recipe import Optimizer
 from kinfolk.train.muon import orthogonal_updates
+from kinfolk.train.shards import local, mesh_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Of AdamW. Muon keeps the first only: its momentum is a running mean of gradients too."""
@@ -20,21 +21,22 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Fused AdamW, with Muon for the layers' matrices where asked for; weight decay on matrices (and embeddings) only.
 
-    With `factors`, by the name of a parameter's module, parameters that share theirs are a group of their own. What a
-    group's `rate_factor` says is for whoever sets the learning rate, and whether its decay is `cautious` for the
-    update. Factors are Adam's, and Muon's matrices have none.
+    With `factors`, by the name of a parameter's module, parameters that share theirs are a group of their own; so are
+    those that the same processes hold together. What a group's `rate_factor` says is for whoever sets the learning
+    rate, and whether its decay is `cautious` for the update. Factors are Adam's, and Muon's matrices have none.
     """
     matrices: list[nn.Parameter] = []
-    groups: dict[tuple[bool, Factors], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, Factors, DeviceMesh | None], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if settings.matrices == "muon" and is_hidden_matrix(name, parameter):
             matrices.append(parameter)
         elif parameter.requires_grad:
-            groups.setdefault((parameter.dim() < 2, factors_of(name, factors)), []).append(parameter)
+            key = parameter.dim() < 2, factors_of(name, factors), mesh_of(parameter)
+            groups.setdefault(key, []).append(parameter)
     adamw = torch.optim.AdamW(
         [
             _group(parameters, settings, is_free, own)
-            for (is_free, own), parameters in sorted(groups.items(), key=lambda group: group[0][0])
+            for (is_free, own, _), parameters in sorted(groups.items(), key=lambda group: group[0][0])
         ],
         lr=0.0,
         betas=settings.betas,
@@ -117,12 +119,6 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
         state = _begun(optimizer.state[parameter], parameter, moments)
         tensors |= {f"{key}.{name}": state[key] for key in ("step", *moments)}
     return tensors
-
-
-def local(tensor: Any) -> Tensor:
-    """What this process holds of a tensor: all of it, or its shard."""
-    held: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return held
 
 
 def _begun(state: dict[str, Tensor], parameter: Tensor, moments: tuple[str, ...]) -> dict[str, Tensor]:

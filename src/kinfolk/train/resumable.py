@@ -129,7 +129,8 @@ class Resumable:
         stop = self._interruption.requested is not None
         due = self._engine.is_main and self._unfinished is None and self._saving.due(self.position.step)
         written = self._unfinished is not None and self._unfinished.is_written
-        mine_of_all = torch.tensor([*sums, float(stop), float(due), float(written)], dtype=torch.float64)
+        counted = [value * self._engine.counted for value in sums]
+        mine_of_all = torch.tensor([*counted, float(stop), float(due), float(written)], dtype=torch.float64)
         *totals, stops, dues, all_written = self._engine.sum(mine_of_all).tolist()
         means = [total / count for total in totals]
         fault = self._watch.fault(means[0], gradient_norm, warmed_up=warmed_up)

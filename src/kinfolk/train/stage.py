@@ -113,7 +113,7 @@ def train_stage(
             part = stage.part_at(position.step)
             rate = learning_rate(stage.rate, part.begin, stage.batches, part.parts)
             rows, tokens = batch_rows // part.parts, stage.tokens_per_step // part.parts
-            mine = rows_of_rank(rows, engine.rank, engine.world_size)
+            mine = rows_of_rank(rows, engine.data_rank, engine.data_parallel)
             first_row = part.before(batch_rows) + mine.start
             sequences = torch.from_numpy(read(store.train, reading, first_row, len(mine), recipe.seed))
             sums = accumulate_within_memory(objective, sequences, micro, tokens, precision, engine, stage.name)
@@ -201,16 +201,17 @@ def smallest_rows(stage: Stage, context_length: int) -> int:
     return stage.rows_per_step(context_length) // stage.part_at(0).parts
 
 
-def rows_of_rank(rows_per_step: int, rank: int, world_size: int) -> range:
-    """Which rows of a global step a process trains on; KinfolkError if they do not divide evenly."""
-    if rows_per_step % world_size:
+def rows_of_rank(rows_per_step: int, data_rank: int, data_parallel: int) -> range:
+    """Which rows of a global step a process trains on, or a tensor group; KinfolkError if they do not divide evenly."""
+    if rows_per_step % data_parallel:
         raise KinfolkError(
-            f"a step of {rows_per_step} sequences does not divide among {world_size} processes",
+            f"a step of {rows_per_step} sequences does not divide among {data_parallel} processes (of those that "
+            "--tensor-parallel groups, the groups)",
             where="recipe.tokens_per_step, and recipe.batch_warmup.start where there is one",
-            fix=f"use a multiple of {world_size} sequences, or another number of processes",
+            fix=f"use a multiple of {data_parallel} sequences, or another number of processes",
         )
-    share = rows_per_step // world_size
-    return range(rank * share, (rank + 1) * share)
+    share = rows_per_step // data_parallel
+    return range(data_rank * share, (data_rank + 1) * share)
 
 
 def _micro_batch(recipe: Recipe, context_length: int, engine: Engine) -> int:

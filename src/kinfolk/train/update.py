@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from kinfolk.growth.dynamics import Coordinates, StageRates, Vectors, plain_coordinates, spread
-from kinfolk.train.optimizer import MOMENTS, MuonWithAdamW, local
+from kinfolk.train.optimizer import MOMENTS, MuonWithAdamW
+from kinfolk.train.shards import local, splits_of
 
 Update = Callable[[float, int], None]
 """Changes the weights by their gradients, given the stage's learning rate and its step (0-based)."""
@@ -138,11 +139,11 @@ def _placed(coordinates: Coordinates, parameter: nn.Parameter) -> Coordinates:
 
 
 def _shard(vector: Tensor, dimension: int, parameter: nn.Parameter) -> Tensor:
-    """What this process holds of a dimension; FSDP2 shards the first, and every process knows the whole vector."""
-    if dimension > 0 or not isinstance(parameter, DTensor):
-        return vector
-    sharded = distribute_tensor(vector, parameter.device_mesh, parameter.placements, src_data_rank=None)
-    return sharded.to_local()
+    """What this process holds of a dimension; every process knows the whole vector."""
+    for processes, split in splits_of(parameter):
+        if split == dimension:
+            vector = distribute_tensor(vector, processes, [Shard(0)], src_data_rank=None).to_local()
+    return vector
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
