@@ -1,5 +1,6 @@
 """Tiny random causal models of several transformers architectures."""
 
+import copy
 from typing import Any
 
 import torch
@@ -47,10 +48,12 @@ CONFIGS: dict[str, Any] = {
 }
 
 
-def random_model(name: str, seed: int = 0) -> PreTrainedModel:
+def random_model(name: str, seed: int = 0, **sizes: int) -> PreTrainedModel:
     """Float32, on the CPU; norms and head are random too, so that nothing is hidden by ones or zeros."""
     torch.manual_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[name])
+    config = copy.deepcopy(CONFIGS[name])
+    config.update(sizes)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

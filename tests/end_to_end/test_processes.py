@@ -3,10 +3,11 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from micro import RecordingView, family, in_child, in_ranks, leftovers
+from micro import CONTEXT, LARGE, SEQUENCES_PER_STEP, SMALL, RecordingView, family, in_child, in_ranks, leftovers
 from safetensors.torch import load_file
 
 from kinfolk.build.auto import build_family
@@ -22,6 +23,16 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     build(longer(folder), folder / "run", RecordingView())
     return folder
+
+
+class Stops(RecordingView):
+    """Ends its process with a signal at the step so many of a build, in patches or not."""
+
+    def __init__(self, step: int, number: int) -> None:
+        super().__init__(lambda count: os.kill(os.getpid(), number) if count == step else None)
+
+    def stepped(self, record: dict[str, Any]) -> None:
+        super().stepped({"loss": record["patch_loss"]} if "patch_loss" in record else record)
 
 
 def longer(folder: Path, *overrides: str) -> LoadedFamily:
@@ -41,9 +52,31 @@ def figures(run: Path) -> dict[tuple[str, int, str], float]:
         (path.parent.name, record["step"], key): record[key]
         for path in (run / "stages").glob("*/metrics.jsonl")
         for record in read_metrics(path)
-        for key in ("loss", "held_out_loss", "gradient_norm")
+        for key in ("loss", "patch_loss", "held_out_loss", "gradient_norm")
         if key in record
     }
+
+
+def in_groups(folder: Path, architecture: str) -> LoadedFamily:
+    """Shapes that two processes can share, with a part in patches and a growth after which coordinates differ."""
+    fields: dict[str, Any] = {"model": {"context_length": CONTEXT, "architecture": architecture}}
+    shapes = [SMALL | {"num_key_value_heads": 2}, LARGE]
+    if architecture == "qwen3":
+        optimizer = {"matrices": "muon", "weight_decay_rule": "cautious"}
+        growth = {"optimizer": "asymmetric", "rates": "rewarm_new", "rewarm_steps": 9}
+    else:
+        optimizer, growth = {}, {"rates": "inherit"}
+    return family(
+        folder,
+        **fields,
+        members=[
+            {"name": name, "shape": shape, "tokens": 30 * SEQUENCES_PER_STEP * CONTEXT}
+            for name, shape in zip(("small", "large"), shapes, strict=True)
+        ],
+        growth=growth,
+        patch={"size": 2, "share": 0.3},
+        recipe={"checkpoints": {"steps": 10}, "sequences_per_micro_batch": 2, "optimizer": optimizer},
+    )
 
 
 def check_agrees(run: Path, other: Path) -> None:
@@ -128,6 +161,33 @@ def test_four_processes_go_on_where_one_of_two_was_killed(alone: Path, tmp_path:
     started = Ledger(folder / "ledger.jsonl").events("build_started")
     assert [event["machine"]["layout"]["replicas"] for event in started] == [1, 2]
     assert Ledger(folder / "ledger.jsonl").events("stage_resumed")
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_processes_that_share_matrices_train_what_one_trains(tmp_path: Path, architecture: str) -> None:
+    """Two tensor groups of two, then one process alone, then one group: a run goes on from each with the other."""
+    loaded, log, folder = in_groups(tmp_path, architecture), tmp_path / "log", tmp_path / "run"
+    build(loaded, tmp_path / "alone", RecordingView())
+    stops = Stops(17, signal.SIGTERM)
+    layout = Layout(tensor_parallel=2, recompute=True)
+    codes = in_ranks(lambda: build_family(loaded, folder, stops, layout=layout), log, count=4)
+    assert codes == [143] * 4, log.read_text()
+    stops = Stops(14, signal.SIGKILL)
+    assert in_child(lambda: build(loaded, folder, stops), log) == -signal.SIGKILL, log.read_text()
+    layout = Layout(tensor_parallel=2)
+    codes = in_ranks(lambda: build_family(loaded, folder, RecordingView(), layout=layout), log)
+    assert codes == [0, 0], log.read_text()
+    check_agrees(folder, tmp_path / "alone")
+    started = Ledger(folder / "ledger.jsonl").events("build_started")
+    assert [event["machine"]["layout"]["tensor_parallel"] for event in started] == [2, 1, 2]
+
+
+def test_shapes_that_cannot_be_shared_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    log, layout = tmp_path / "log", Layout(tensor_parallel=2)
+    loaded = family(tmp_path)
+    codes = in_ranks(lambda: build_family(loaded, tmp_path / "run", RecordingView(), layout=layout), log)
+    assert codes == [2, 3] and not (tmp_path / "run").exists()
+    assert "--tensor-parallel, stage small: num_key_value_heads 1 does not divide among 2" in log.read_text()
 
 
 def test_what_only_the_main_process_can_say_ends_all(alone: Path, tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ class Engine:
         """Move a stage's model to the device, or shard it block by block over the devices of all processes (FSDP2).
 
         Sharding moves what it shards, one block at a time: no device ever holds the whole model. Under bfloat16 the
-        blocks travel and are reduced as torchtitan does it: gathered in bfloat16, gradients summed in float32.
+        blocks travel and are reduced as torchtitan does it: gathered in bfloat16, gradients summed in float32. Under
+        tensor parallelism a block is split within the group first, and a process's part of it sharded over the groups.
         """
         model: Any = objective.model
         blocks = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]

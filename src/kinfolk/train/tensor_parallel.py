@@ -7,12 +7,13 @@ over all processes, and gathers them whole for lookup and loss.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Replicate
+from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -52,7 +53,7 @@ def refuse_tensor_parallel(config: Any, processes: int, where: str) -> None:
             raise KinfolkError(
                 f"{name} {size} does not divide among {processes} processes",
                 where=f"{OPTION}, {where}",
-                fix=f"use a common divisor of {', '.join(_SHARED)}, or another shape",
+                fix=f"use a common divisor of {', '.join(_SHARED)}, or other sizes",
             )
 
 
@@ -65,12 +66,12 @@ def block_plan(config: Any) -> dict[str, str]:
     plan: dict[str, str] = config.base_model_tp_plan or {}
     if not plan:
         raise _unknown(config, "has no tensor-parallel plan")
-    odd = {style for style in plan.values() if style not in STYLES} | {
-        name for name in plan if not name.startswith(BLOCKS)
-    }
-    if odd:
-        raise _unknown(config, f"has a tensor-parallel plan beyond torch's styles ({', '.join(sorted(odd))})")
-    return {name.removeprefix(BLOCKS): style for name, style in plan.items()}
+    in_blocks = {name.removeprefix(BLOCKS): style for name, style in plan.items() if name.startswith(BLOCKS)}
+    odd = set(plan.values()) - STYLES.keys() | {name for name in in_blocks if "*" in name}
+    if odd or len(in_blocks) < len(plan):
+        what = ", ".join(sorted(odd)) or "more than blocks"
+        raise _unknown(config, f"has a tensor-parallel plan beyond torch's styles ({what})")
+    return in_blocks
 
 
 def _unknown(config: Any, problem: str) -> KinfolkError:
@@ -82,9 +83,24 @@ def _unknown(config: Any, problem: str) -> KinfolkError:
 
 
 def split_block(block: nn.Module, plan: dict[str, str], processes: DeviceMesh) -> None:
-    """Leave of a block what this one of the processes, in one dimension, holds, on its device; without communication.
+    """Leave of a block what this one of the processes, in one dimension, holds of it, on its device.
 
-    Every process has the same block before. Outside the block, its inputs, outputs and their gradients are whole.
+    Every process has the same block before. Its inputs and outputs are whole in each, and so are their gradients.
     """
-    styles: dict[str, Any] = {name: STYLES[style]() for name, style in plan.items()}
+    modules = dict(block.named_modules())
+    styles: dict[str, Any] = {name: STYLES[style]() for name, style in plan.items() if name in modules}
     parallelize_module(block, processes, styles, src_data_rank=None)
+    readers = {name.rpartition(".")[0] for name, style in styles.items() if isinstance(style, ColwiseParallel)}
+    for name in readers - {""}:
+        modules[name].register_forward_pre_hook(partial(_share_input, processes), with_kwargs=True)
+
+
+def _share_input(processes: DeviceMesh, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """Make one tensor of what several matrices read: its gradient is summed once, and not once for each of them."""
+
+    def shared(hidden: Tensor) -> Tensor:
+        return DTensor.from_local(hidden, processes, [Replicate()], run_check=False)
+
+    if inputs:
+        return (shared(inputs[0]), *inputs[1:]), named
+    return inputs, named | {"hidden_states": shared(named["hidden_states"])}
