@@ -61,21 +61,22 @@ def in_groups(folder: Path, architecture: str) -> LoadedFamily:
     """Shapes that two processes can share, with a part in patches and a growth after which coordinates differ."""
     fields: dict[str, Any] = {"model": {"context_length": CONTEXT, "architecture": architecture}}
     shapes = [SMALL | {"num_key_value_heads": 2}, LARGE]
+    recipe = {"checkpoints": {"steps": 4}, "sequences_per_micro_batch": 2, "schedule": {"decay_share": 0.3}}
     if architecture == "qwen3":
-        optimizer = {"matrices": "muon", "weight_decay_rule": "cautious"}
+        recipe["optimizer"] = {"matrices": "muon", "weight_decay_rule": "cautious"}
         growth = {"optimizer": "asymmetric", "rates": "rewarm_new", "rewarm_steps": 9}
     else:
-        optimizer, growth = {}, {"rates": "inherit"}
+        growth = {"rates": "inherit"}
     return family(
         folder,
         **fields,
         members=[
-            {"name": name, "shape": shape, "tokens": 30 * SEQUENCES_PER_STEP * CONTEXT}
+            {"name": name, "shape": shape, "tokens": 20 * SEQUENCES_PER_STEP * CONTEXT}
             for name, shape in zip(("small", "large"), shapes, strict=True)
         ],
         growth=growth,
         patch={"size": 2, "share": 0.3},
-        recipe={"checkpoints": {"steps": 10}, "sequences_per_micro_batch": 2, "optimizer": optimizer},
+        recipe=recipe,
     )
 
 
@@ -163,18 +164,24 @@ def test_four_processes_go_on_where_one_of_two_was_killed(alone: Path, tmp_path:
     assert Ledger(folder / "ledger.jsonl").events("stage_resumed")
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
-def test_processes_that_share_matrices_train_what_one_trains(tmp_path: Path, architecture: str) -> None:
-    """Two tensor groups of two, then one process alone, then one group: a run goes on from each with the other."""
-    loaded, log, folder = in_groups(tmp_path, architecture), tmp_path / "log", tmp_path / "run"
+def test_processes_that_share_matrices_train_what_one_trains(tmp_path: Path) -> None:
+    loaded, log = in_groups(tmp_path, "llama"), tmp_path / "log"
     build(loaded, tmp_path / "alone", RecordingView())
-    stops = Stops(17, signal.SIGTERM)
     layout = Layout(tensor_parallel=2, recompute=True)
+    codes = in_ranks(lambda: build_family(loaded, tmp_path / "run", RecordingView(), layout=layout), log)
+    assert codes == [0, 0], log.read_text()
+    check_agrees(tmp_path / "run", tmp_path / "alone")
+
+
+def test_a_run_goes_on_under_another_way_of_sharing_matrices(tmp_path: Path) -> None:
+    """Two tensor groups of two are stopped in the patch part, one process is killed after it, one group ends it."""
+    loaded, log, folder = in_groups(tmp_path, "qwen3"), tmp_path / "log", tmp_path / "run"
+    build(loaded, tmp_path / "alone", RecordingView())
+    stops, layout = Stops(3, signal.SIGTERM), Layout(tensor_parallel=2, recompute=True)
     codes = in_ranks(lambda: build_family(loaded, folder, stops, layout=layout), log, count=4)
     assert codes == [143] * 4, log.read_text()
-    stops = Stops(14, signal.SIGKILL)
+    stops, layout = Stops(14, signal.SIGKILL), Layout(tensor_parallel=2)
     assert in_child(lambda: build(loaded, folder, stops), log) == -signal.SIGKILL, log.read_text()
-    layout = Layout(tensor_parallel=2)
     codes = in_ranks(lambda: build_family(loaded, folder, RecordingView(), layout=layout), log)
     assert codes == [0, 0], log.read_text()
     check_agrees(folder, tmp_path / "alone")
