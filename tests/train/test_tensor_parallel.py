@@ -192,6 +192,13 @@ def test_compiled_blocks_give_the_same_gradients(tmp_path: Path) -> None:
     assert in_ranks(work, log) == [0, 0], log.read_text()
 
 
+def test_what_a_plan_says_of_more_than_blocks_is_left() -> None:
+    """Some versions of transformers put the embedding into the plan of a model that is made."""
+    config = LlamaConfig()
+    config.base_model_tp_plan = {"embed_tokens": "embedding_rowwise", "layers.*.mlp.up_proj": "colwise"}
+    assert block_plan(config) == {"mlp.up_proj": "colwise"}
+
+
 def test_what_cannot_be_split_is_refused() -> None:
     with pytest.raises(KinfolkError, match="gpt2 has no tensor-parallel plan"):
         block_plan(CONFIGS["gpt2"])

@@ -63,15 +63,14 @@ def block_plan(config: Any) -> dict[str, str]:
     >>> block_plan(transformers.LlamaConfig())["mlp.down_proj"]
     'rowwise'
     """
-    plan: dict[str, str] = config.base_model_tp_plan or {}
+    of_model: dict[str, str] = config.base_model_tp_plan or {}
+    plan = {name.removeprefix(BLOCKS): style for name, style in of_model.items() if name.startswith(BLOCKS)}
     if not plan:
         raise _unknown(config, "has no tensor-parallel plan")
-    in_blocks = {name.removeprefix(BLOCKS): style for name, style in plan.items() if name.startswith(BLOCKS)}
-    odd = set(plan.values()) - STYLES.keys() | {name for name in in_blocks if "*" in name}
-    if odd or len(in_blocks) < len(plan):
-        what = ", ".join(sorted(odd)) or "more than blocks"
-        raise _unknown(config, f"has a tensor-parallel plan beyond torch's styles ({what})")
-    return in_blocks
+    odd = set(plan.values()) - STYLES.keys() | {name for name in plan if "*" in name}
+    if odd:
+        raise _unknown(config, f"has a tensor-parallel plan beyond torch's styles ({', '.join(sorted(odd))})")
+    return plan
 
 
 def _unknown(config: Any, problem: str) -> KinfolkError:
