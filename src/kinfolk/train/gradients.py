@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from kinfolk.train.engine import Engine, Precision
-from kinfolk.train.shards import mesh_of
+from kinfolk.train.shards import Sharing, local, sharing_of, splits_of
 
 
 def accumulate(
@@ -36,13 +37,22 @@ def accumulate(
 
 def clip(model: nn.Module, largest: float | Literal["none"]) -> float:
     """Scale the gradients down to a global norm of at most `largest`, if any; returns the norm before."""
-    by_mesh: dict[Any, list[Any]] = defaultdict(list)
+    alike: dict[Sharing, list[nn.Parameter]] = defaultdict(list)
     for parameter in model.parameters():
         if parameter.grad is not None:
-            by_mesh[mesh_of(parameter)].append(parameter)
-    norms: list[Any] = [nn.utils.get_total_norm([each.grad for each in some]) for some in by_mesh.values()]
-    norms = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]
+            alike[sharing_of(parameter)].append(parameter)
+    norms = [_norm(some) for some in alike.values()]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-    for some in by_mesh.values():
+    for some in alike.values():
         nn.utils.clip_grads_with_norm_(some, math.inf if largest == "none" else largest, norm)
     return float(norm)
+
+
+def _norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """The norm of the gradients of parameters that are shared alike, in every process."""
+    norm = nn.utils.get_total_norm([local(parameter.grad) for parameter in parameters])
+    for processes, _ in splits_of(parameters[0]):
+        squares = norm.square()
+        dist.all_reduce(squares, group=processes.get_group())
+        norm = squares.sqrt()
+    return norm

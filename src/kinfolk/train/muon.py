@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from kinfolk.train.shards import Split, splits_of
+from kinfolk.train.shards import Split, sharing_of, splits_of
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of x -> a x + b x^3 + c x^5. It is steep at 0 and does not converge: singular values end between 0.68 and 1.14."""
@@ -57,8 +57,9 @@ def orthogonal_updates(
     The iteration needs whole matrices. Sharded ones are gathered, as many as there are processes; each process makes
     one of them orthogonal and sends every other its share. Replicas do so each for themselves.
     """
-    for lines, together in groupby(parameters, lambda parameter: [line for line, _ in splits_of(parameter)]):
-        matrices, processes = list(together), math.prod(line.size() for line in lines)
+    for _, together in groupby(parameters, sharing_of):
+        matrices = list(together)
+        processes = math.prod(line.size() for line, _ in splits_of(matrices[0]))
         for start in range(0, len(matrices), processes):
             some = matrices[start : start + processes]
             yield from zip(some, _updates(some, direction), strict=True)

@@ -5,12 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 
 from kinfolk.family.rate_transfer import Factors, factors_of
 from kinfolk.family.recipe import Optimizer
 from kinfolk.train.muon import orthogonal_updates
-from kinfolk.train.shards import local, mesh_of
+from kinfolk.train.shards import Sharing, local, sharing_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Of AdamW. Muon keeps the first only: its momentum is a running mean of gradients too."""
@@ -22,16 +21,16 @@ def make_optimizer(
     """Fused AdamW, with Muon for the layers' matrices where asked for; weight decay on matrices (and embeddings) only.
 
     With `factors`, by the name of a parameter's module, parameters that share theirs are a group of their own; so are
-    those that the same processes hold together. What a group's `rate_factor` says is for whoever sets the learning
-    rate, and whether its decay is `cautious` for the update. Factors are Adam's, and Muon's matrices have none.
+    those that processes share alike. What a group's `rate_factor` says is for whoever sets the learning rate, and
+    whether its decay is `cautious` for the update. Factors are Adam's, and Muon's matrices have none.
     """
     matrices: list[nn.Parameter] = []
-    groups: dict[tuple[bool, Factors, DeviceMesh | None], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, Factors, Sharing], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if settings.matrices == "muon" and is_hidden_matrix(name, parameter):
             matrices.append(parameter)
         elif parameter.requires_grad:
-            key = parameter.dim() < 2, factors_of(name, factors), mesh_of(parameter)
+            key = parameter.dim() < 2, factors_of(name, factors), sharing_of(parameter)
             groups.setdefault(key, []).append(parameter)
     adamw = torch.optim.AdamW(
         [

@@ -9,6 +9,9 @@ from torch.distributed.tensor import DTensor
 Split = tuple[DeviceMesh, int]
 """Processes in one dimension, and the dimension of a tensor that they have in parts."""
 
+Sharing = tuple[DeviceMesh | None, tuple[bool, ...]]
+"""A mesh of processes, and for each of its dimensions whether they have parts or the same."""
+
 
 def local(tensor: Any) -> Tensor:
     """What this process holds of a tensor: all of it, or its shard."""
@@ -16,13 +19,14 @@ def local(tensor: Any) -> Tensor:
     return held
 
 
-def mesh_of(tensor: Tensor) -> DeviceMesh | None:
-    """The processes that hold a tensor together; None where this one holds all of it.
+def sharing_of(tensor: Tensor) -> Sharing:
+    """Which processes hold a tensor together, and along which dimensions of their mesh it is split.
 
-    An operation on several tensors at once, as fused optimizers have it, takes those of one mesh only.
+    Operations on several tensors at once, as fused optimizers have them, take those that are shared alike.
     """
-    mesh: DeviceMesh | None = tensor.device_mesh if isinstance(tensor, DTensor) else None
-    return mesh
+    if not isinstance(tensor, DTensor):
+        return None, ()
+    return tensor.device_mesh, tuple(not placement.is_replicate() for placement in tensor.placements)
 
 
 def splits_of(tensor: Tensor) -> list[Split]:
