@@ -61,7 +61,7 @@ def in_groups(folder: Path, architecture: str) -> LoadedFamily:
     """Shapes that two processes can share, with a part in patches and a growth after which coordinates differ."""
     fields: dict[str, Any] = {"model": {"context_length": CONTEXT, "architecture": architecture}}
     shapes = [SMALL | {"num_key_value_heads": 2}, LARGE]
-    recipe = {"checkpoints": {"steps": 4}, "sequences_per_micro_batch": 2, "schedule": {"decay_share": 0.3}}
+    recipe = {"checkpoints": {"steps": 6}, "sequences_per_micro_batch": 2, "schedule": {"decay_share": 0.3}}
     if architecture == "qwen3":
         recipe["optimizer"] = {"matrices": "muon", "weight_decay_rule": "cautious"}
         growth = {"optimizer": "asymmetric", "rates": "rewarm_new", "rewarm_steps": 9}
