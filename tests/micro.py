@@ -6,19 +6,28 @@ import random
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import Tensor
 
 from kinfolk.build.ledger import Ledger
+from kinfolk.build.origin import begin_stage
+from kinfolk.data.tokens import TokenStore
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import LoadedFamily, load_family
+from kinfolk.family.spec import Family
+from kinfolk.plan.stages import Plan, Stage
+from kinfolk.train import checkpoint
+from kinfolk.train.checkpoint import Position
 from kinfolk.train.engine import MainStopped
 from kinfolk.train.interruption import Interrupted
 from kinfolk.train.monitor import read_metrics
+from kinfolk.train.state_files import saved_tensors
 
 SMALL = {
     "num_hidden_layers": 1,
@@ -107,6 +116,20 @@ class RecordingView:
 
     def say(self, message: str) -> None:
         self.said.append(message)
+
+
+def first_state(
+    stage: Stage, plan: Plan, family: Family, store: TokenStore, stages: Path
+) -> tuple[dict[str, Tensor], Position, dict[str, Any] | None]:
+    """Tensors and position that a stage starts from, and what the ledger says of a growth; `stages` stays as it is."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if stage.parent is not None:
+            (folder / stage.parent).symlink_to(stages / stage.parent)
+        begun = begin_stage(stage, plan, family, store, folder)
+        saved = begun.saving.finish()
+        tensors = {name: tensor.whole() for name, tensor in saved_tensors(saved).items() if name != "random.cpu"}
+        return tensors, checkpoint.position_of(saved), begun.grown
 
 
 def members_of(run: Path) -> dict[str, bytes]:

@@ -4,17 +4,18 @@ from typing import Any
 
 import pytest
 import torch
-from micro import CONTEXT, LARGE, SMALL, RecordingView, family
+from micro import CONTEXT, LARGE, SMALL, RecordingView, family, first_state
 
-from kinfolk.build import origin
+from kinfolk.build import growth_state, origin
 from kinfolk.build.build import build
-from kinfolk.build.origin import first_state, load_stage_model
+from kinfolk.build.origin import load_stage_model
 from kinfolk.build.run import Run, open_run
 from kinfolk.data.loader import sequence_order, sequences_per_epoch
 from kinfolk.errors import KinfolkError
 from kinfolk.family.shapes import Shape
-from kinfolk.growth.dynamics import grow_optimizer
-from kinfolk.growth.grow import grow_moments, grow_weights
+from kinfolk.growth.grow import grow_moments
+from kinfolk.growth.made import Made
+from kinfolk.growth.optimizer import grow_optimizer
 from kinfolk.plan.stages import Continue, Dynamics, Grow, Operator, Plan, Rate, Scratch, Stage, Token
 from kinfolk.train import checkpoint
 from kinfolk.train.engine import alone
@@ -54,17 +55,20 @@ def test_the_ledger_bears_out_the_claim(run: Run) -> None:
 
 
 def test_a_corrupted_growth_fails_the_build_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def corrupted(*arguments: Any) -> dict[str, torch.Tensor]:
-        weights = grow_weights(*arguments)
-        weights["model.layers.0.mlp.down_proj.weight"] *= 1.01
-        return weights
+    grown_tensors = growth_state.grown_tensors
 
-    monkeypatch.setattr(origin, "grow_weights", corrupted)
+    def corrupted(*arguments: Any) -> dict[str, Made]:
+        tensors = grown_tensors(*arguments)
+        name = "model.model.layers.0.mlp.down_proj.weight"
+        blocks = tensors[name].blocks
+        return tensors | {name: replace(tensors[name], blocks=lambda: ((row, 1.01 * block) for row, block in blocks()))}
+
+    monkeypatch.setattr(growth_state, "grown_tensors", corrupted)
     loaded, folder = family(tmp_path), tmp_path / "run"
     with pytest.raises(KinfolkError, match="does not"):
         build(loaded, folder, RecordingView())
     run = open_run(loaded, folder)
-    assert not (run.stages / grown_stage(run).name).exists()
+    assert [path.name for path in (run.stages / grown_stage(run).name).rglob("*")] == ["checkpoints"]
     assert not run.ledger.events("grown")
     assert run.member("small").is_dir() and not run.member("large").exists()
     monkeypatch.undo()

@@ -63,7 +63,8 @@ POINTS = [
     ("after", "kinfolk.train.checkpoint:dcp_save", 1),
     ("after", "kinfolk.train.checkpoint:dcp_save", 2),
     ("after", "kinfolk.train.checkpoint:_write_state", 3),
-    ("after", "kinfolk.train.checkpoint:save", 1),
+    ("before", "kinfolk.build.growth_state:write_tensors", 1),
+    ("after", "kinfolk.train.checkpoint:Saving.finish", 1),
     ("before", "shutil:rmtree", 2),  # the new checkpoint is there, the old one not yet gone
     ("before", "kinfolk.train.monitor:Monitor.flush", 2),
     ("after", "kinfolk.train.monitor:Monitor.record", 7),
@@ -73,8 +74,10 @@ POINTS = [
     ("after", "transformers:LlamaForCausalLM.save_pretrained", 1),
     ("before", "kinfolk.files:flush_directory", 5),
     ("after", "kinfolk.build.finish:export_member", 1),
-    ("before", "kinfolk.build.origin:grow_weights", 1),
-    ("after", "kinfolk.build.origin:verify", 1),
+    ("before", "kinfolk.build.growth_state:grown_tensors", 1),
+    ("after", "kinfolk.growth.width:WidthGrowth.gradients", 3),
+    ("before", "kinfolk.growth.safetensors_writer:FileWriter.close", 2),
+    ("after", "kinfolk.build.growth_state:compare_stored", 1),
     ("after", "kinfolk.build.finish:export_member", 2),
     ("after", "kinfolk.build.build:finish_member", 2),
 ]

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import RecordingView, family, in_child, in_ranks, members_of
+from micro import RecordingView, family, first_state, in_child, in_ranks, members_of
 from safetensors.torch import load_file
 
 from kinfolk.build.build import build
 from kinfolk.build.ledger import Ledger
-from kinfolk.build.origin import first_state
 from kinfolk.build.run import open_run
 from kinfolk.cli.plan_tables import print_factors
 from kinfolk.family.load import LoadedFamily, load_family

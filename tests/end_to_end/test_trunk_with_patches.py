@@ -11,14 +11,24 @@ from typing import Any
 import pytest
 import torch
 from architectures import VOCAB, random_model
-from micro import CONTEXT, SEQUENCES_PER_STEP, RecordingView, family, in_child, in_ranks, leftovers, members_of
+from micro import (
+    CONTEXT,
+    SEQUENCES_PER_STEP,
+    RecordingView,
+    family,
+    first_state,
+    in_child,
+    in_ranks,
+    leftovers,
+    members_of,
+)
 from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoConfig
 
 from kinfolk.build.build import build
 from kinfolk.build.ledger import Ledger
-from kinfolk.build.origin import first_state, stage_config
+from kinfolk.build.origin import stage_config
 from kinfolk.build.run import Run, open_run
 from kinfolk.build.snapshot import average_stage, averaging_weights, export_stage
 from kinfolk.errors import KinfolkError

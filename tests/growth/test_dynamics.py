@@ -15,10 +15,11 @@ from torch import Tensor
 
 from kinfolk.family.recipe import Optimizer
 from kinfolk.family.shapes import Shape
-from kinfolk.growth.dynamics import Rewarming, StageRates, grow_optimizer, spread, stage_rates
+from kinfolk.growth.dynamics import Rewarming, StageRates, spread, stage_rates
 from kinfolk.growth.grow import grow_moments, grow_weights
 from kinfolk.growth.grown_axes import GrownAxes
 from kinfolk.growth.names import axes_of
+from kinfolk.growth.optimizer import grow_optimizer
 from kinfolk.plan.stages import Continue, Dynamics, Grow, Operator, Plan, Rate, Scratch, Source, Stage, Token
 from kinfolk.train.optimizer import MOMENTS, make_optimizer, optimizer_tensors
 from kinfolk.train.update import make_update

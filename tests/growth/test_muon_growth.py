@@ -9,8 +9,9 @@ from tiny_models import random_model, shape
 from torch import Tensor, nn
 
 from kinfolk.family.recipe import Optimizer
-from kinfolk.growth.dynamics import grow_optimizer, spread, stage_rates
+from kinfolk.growth.dynamics import spread, stage_rates
 from kinfolk.growth.grow import grow_moments
+from kinfolk.growth.optimizer import grow_optimizer
 from kinfolk.plan.stages import Dynamics, Grow, Operator, Plan, Rate, Scratch, Stage, Token
 from kinfolk.train.muon import orthogonalised, scale_of
 from kinfolk.train.optimizer import MOMENTS, make_optimizer, optimizer_tensors

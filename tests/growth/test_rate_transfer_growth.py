@@ -10,8 +10,9 @@ from tiny_models import empty_model, load, random_model, shape
 from kinfolk.family.rate_transfer import Factors, parameter_factors
 from kinfolk.family.recipe import Optimizer
 from kinfolk.family.shapes import Architecture, Shape
-from kinfolk.growth.dynamics import grow_optimizer, stage_rates
+from kinfolk.growth.dynamics import stage_rates
 from kinfolk.growth.grow import grow_weights
+from kinfolk.growth.optimizer import grow_optimizer
 from kinfolk.plan.stages import Dynamics, Operator
 from kinfolk.train.model import new_model, rescale_new_model
 from kinfolk.train.optimizer import MOMENTS, make_optimizer, optimizer_tensors

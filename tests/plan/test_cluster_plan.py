@@ -216,11 +216,16 @@ def test_checkpoints_are_written_beside_training() -> None:
 
 def test_a_growth_reads_the_parent_and_writes_the_child() -> None:
     parent, child = State(4, 8), State(16, 32)
-    carried, fresh = (growing(parent, child, H200, carries) for carries in (True, False))
+    carried, fresh = (growing(parent, child, H200, carries, gpus=8) for carries in (True, False))
     assert (carried.read, carried.written) == (24, 48)  # the parent's twice, once for its hash
     assert fresh.read == 16
-    # Both states, both models in float32, and both in float64.
-    assert carried.host_bytes == 12 + 48 + (4 + 16) + 2 * (4 + 16)
+    state = State(4 * 10**9, 8 * 10**9)
+    few, many = (growing(state, state, H200, carries=True, gpus=gpus) for gpus in (8, 64))
+    assert 0 < many.seconds < few.seconds and many.process_bytes == few.process_bytes < 1e9
+    # Read and hashed by eight processes, at 1.5 GB/s each or what the storage gives, and 3 ns for a number.
+    bandwidth = H200.storage(8)
+    wanted = 24e9 / min(8 * 1.5e9, bandwidth) + 24e9 / bandwidth + 3e-9 * 3e9 / 8
+    assert few.seconds == pytest.approx(wanted)
 
 
 def test_streamed_growth_needs_no_more_memory_than_the_plan_says(tmp_path: Path) -> None:
@@ -243,7 +248,7 @@ def test_streamed_growth_needs_no_more_memory_than_the_plan_says(tmp_path: Path)
         wanted = {"intermediate_size": 2 * units}
         grown = grow_checkpoint(tmp_path / name, tmp_path / f"{name}-grown", wanted, Operator(), verify=False)
     added = grown.peak_memory_bytes - before
-    planned = growing(State(0, 0), State(0, 0), H200, carries=False).streamed_bytes - GROWING_PROCESS
+    planned = growing(State(0, 0), State(0, 0), H200, carries=False, gpus=1).process_bytes - GROWING_PROCESS
     here = planned * min(len(os.sched_getaffinity(0)), GROWING_THREADS) / GROWING_THREADS
     if grown.target_bytes < 3 * here:
         pytest.skip("with so many cores a whole checkpoint of this size would go unnoticed")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import CONTEXT, RecordingView, family
+from micro import CONTEXT, RecordingView, family, first_state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from kinfolk.build.origin import first_state, stage_config
+from kinfolk.build.origin import stage_config
 from kinfolk.data import tokens
 from kinfolk.data.loader import batch, epochs, sequences_per_epoch
 from kinfolk.data.tokens import TokenStore

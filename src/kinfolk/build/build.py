@@ -20,7 +20,7 @@ from kinfolk.build.damage import set_aside_damaged
 from kinfolk.build.finish import finish_member
 from kinfolk.build.forecast import check_forecast
 from kinfolk.build.ledger import only_build_in
-from kinfolk.build.origin import first_state, stage_config
+from kinfolk.build.origin import begin_stage, stage_config
 from kinfolk.build.outlook import Outlook, begin_outlook
 from kinfolk.build.run import BuildView, Run, begin_run, given_up, open_run, stages_to_train, unfinished_members
 from kinfolk.errors import KinfolkError
@@ -34,7 +34,7 @@ from kinfolk.plan.strategies import Strategy, plan_family
 from kinfolk.schedule.live import NotYet
 from kinfolk.train import checkpoint
 from kinfolk.train.divergence import DivergedError
-from kinfolk.train.engine import Engine, MainStopped, Precision, alone, resolve_precision, start_engine
+from kinfolk.train.engine import Engine, MainStopped, Precision, resolve_precision, start_engine
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.memory import memory_for, weights_fix
 from kinfolk.train.model import config_for, empty_model, parameters_of
@@ -151,7 +151,8 @@ def refuse_unbuildable(loaded: LoadedFamily, strategy: Strategy, engine: Engine)
 def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption: Interruption) -> None:
     assert stage.shape is not None
     precision = resolve_precision(run.family.recipe.precision, engine.device)
-    engine.on_main(lambda: _start_stage(run, stage, precision, view))
+    if not engine.from_main(lambda: _goes_on(run, stage, view)):
+        _start_stage(run, stage, precision, engine, view, interruption)
     if stage.steps == 0:
         engine.on_main(lambda: _record_stage(run, stage, Trained(0.0, 0.0, 0.0)))
         return
@@ -196,8 +197,8 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
     engine.on_main(lambda: _record_stage(run, stage, trained, outlook))
 
 
-def _start_stage(run: Run, stage: Stage, precision: Precision, view: BuildView) -> None:
-    """See to it that the stage has a checkpoint to train from."""
+def _goes_on(run: Run, stage: Stage, view: BuildView) -> bool:
+    """Whether the stage has a checkpoint to train from; what need not be kept is removed."""
     saves = run.checkpoints(stage.name)
     saved = checkpoint.latest(saves)
     is_trained = saved is not None and checkpoint.step_of(saved) == stage.steps
@@ -207,20 +208,35 @@ def _start_stage(run: Run, stage: Stage, precision: Precision, view: BuildView) 
         step = checkpoint.position_of(saved).step
         run.ledger.append("stage_resumed", stage=stage.name, step=step)
         view.say(f"{stage.name}  goes on from step {step} of {stage.steps}")
-        return
-    state, position, grown = first_state(stage, run.plan, run.family, run.store, run.stages)
-    if grown:
-        run.ledger.append("grown", stage=stage.name, **grown)
-        view.say(f"{stage.name}  grown from {stage.parent}: {grown['description']}")
-    run.ledger.append(
-        "stage_started",
-        stage=stage.name,
-        precision=precision,
-        source=source_document(stage.source),
-        objective=objective_document(stage.objective),
-        data=list(stage.data),
-    )
-    checkpoint.save(saves, state, position, alone())
+    return saved is not None
+
+
+def _start_stage(
+    run: Run, stage: Stage, precision: Precision, engine: Engine, view: BuildView, interruption: Interruption
+) -> None:
+    """Give the stage a checkpoint to train from; every process takes part."""
+
+    def progress(what: str, done: int, total: int) -> None:
+        interruption.heed()
+        if engine.is_main and what == "growing":
+            view.prepared(f"{what} {stage.name}", done, total)
+
+    begun = begin_stage(stage, run.plan, run.family, run.store, run.stages, engine, progress)
+
+    def record() -> None:
+        if begun.grown:
+            run.ledger.append("grown", stage=stage.name, **begun.grown)
+            view.say(f"{stage.name}  grown from {stage.parent}: {begun.grown['description']}")
+        run.ledger.append(
+            "stage_started",
+            stage=stage.name,
+            precision=precision,
+            source=source_document(stage.source),
+            objective=objective_document(stage.objective),
+            data=list(stage.data),
+        )
+
+    begun.saving.finish(record)
 
 
 def _record_stage(run: Run, stage: Stage, trained: Trained, outlook: Outlook | NotYet | None = None) -> None:

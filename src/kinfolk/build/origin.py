@@ -1,10 +1,12 @@
 """What a stage starts from: random weights, its parent's last state, or that state grown.
 
-It is made by one process, and read back by all of them: so initialisation never depends on sharding, and growth needs
-no code of its own for many processes.
+It becomes a checkpoint, which all processes read back: so nothing of it depends on sharding. What comes from a parent,
+each process writes a share of, and none has it all; random weights and those of a checkpoint that was made elsewhere
+are those of the main process.
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +14,19 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
+from kinfolk.build.growth_state import Growth, begin_copy, begin_growth, begin_written
 from kinfolk.data.loader import sequences_per_epoch
 from kinfolk.data.tokens import TokenStore
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.load import load_checkpoint
-from kinfolk.family.shapes import Shape
 from kinfolk.family.spec import Family
-from kinfolk.growth.claims import claims_preservation, describe
-from kinfolk.growth.dynamics import grow_optimizer
-from kinfolk.growth.grow import grow_weights
-from kinfolk.growth.verify import Verification, verify
-from kinfolk.plan.stages import Dynamics, Grow, Load, Operator, Plan, Scratch, Stage
+from kinfolk.growth.checkpoint import Progress
+from kinfolk.growth.made import Made, held
+from kinfolk.growth.verify import Verification
+from kinfolk.plan.stages import Grow, Load, Plan, Scratch, Stage
 from kinfolk.train import checkpoint
-from kinfolk.train.checkpoint import Position
-from kinfolk.train.engine import alone
+from kinfolk.train.checkpoint import Position, Saving
+from kinfolk.train.engine import Engine, alone
 from kinfolk.train.model import (
     check_token_ready,
     config_for,
@@ -35,33 +36,46 @@ from kinfolk.train.model import (
     parameters_of,
     rescale_new_model,
 )
-from kinfolk.train.optimizer import MOMENTS, make_optimizer
 
 VERIFIED_SEQUENCES = 4
 """Held-out sequences on which a growth is verified."""
 
+VERIFIED_TOKENS = 512
+"""Of each of them at most: attention scores of every pair of tokens are in memory, in float64."""
 
-def first_state(
-    stage: Stage, plan: Plan, family: Family, store: TokenStore, stages: Path
-) -> tuple[dict[str, Tensor], Position, dict[str, Any] | None]:
-    """The tensors and position that a stage starts from, and what the ledger says of a growth (None without one).
 
-    Raises KinfolkError when a growth does not preserve what its operator claims.
+@dataclass(frozen=True)
+class Beginning:
+    """A stage's first checkpoint, written and not finished yet."""
+
+    saving: Saving
+    grown: dict[str, Any] | None
+    """What the ledger says of a growth; None without one."""
+
+
+def begin_stage(
+    stage: Stage,
+    plan: Plan,
+    family: Family,
+    store: TokenStore,
+    stages: Path,
+    engine: Engine | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Beginning:
+    """Write what a stage starts from; every process calls this, and then finishes the checkpoint.
+
+    Raises KinfolkError when a growth does not preserve what its operator claims; nothing of it is then left.
     """
-    if isinstance(stage.source, Scratch):
-        model = new_model(stage_config(stage, family, store), stage.source.seed)
-        factors, base = family.factors(stage.shape), family.base_shape
-        if factors is not None and base is not None:
-            rescale_new_model(model, factors, base)
-        start = Position(0, 0, patch_size=stage.patch_size, token_ready=stage.patch_size == 1)
-        return checkpoint.tensors_of(model, None), start, None
-    if isinstance(stage.source, Load):
-        start = Position(0, 0, patch_size=stage.patch_size)
-        return _loaded(stage, stage.source.folder, family, store), start, None
+    engine = engine or alone()
+    folder = stages / stage.name / "checkpoints"
+    if isinstance(stage.source, Scratch | Load):
+        start = Position(0, 0, patch_size=stage.patch_size, token_ready=_reads_tokens(stage))
+        made: dict[str, Made] = {}
+        engine.on_main(lambda: made.update(_held(_first_model(stage, family, store))))
+        return Beginning(begin_written(made, folder, start, engine, has_optimizer=False, progress=progress), None)
     parent = plan.stage(stage.source.stage)
-    source = stage.source.dynamics if isinstance(stage.source, Grow) else stage.source
-    state = last_state(parent, family, store, stages, with_optimizer=source.optimizer != "reset")
-    before = checkpoint.position_of(_last_checkpoint(parent, stages))
+    saved = engine.from_main(lambda: _last_checkpoint(parent, stages))
+    before = checkpoint.position_of(saved)
     start = Position(
         step=0,
         sequences=plan.sequences_before(stage.name, family.model.context_length),
@@ -69,13 +83,35 @@ def first_state(
         patch_size=stage.patch_size,
         token_ready=before.token_ready and stage.patch_size == 1,
     )
-    grown = None
     if isinstance(stage.source, Grow):
-        state, grown = _grow(state, stage, parent, family, store)
-    return state, start, grown
+        return _grown(stage, parent, saved, start, family, store, folder, engine, progress)
+    with_optimizer = stage.source.optimizer != "reset"
+    return Beginning(begin_copy(saved, folder, start, with_optimizer, engine, progress), None)
 
 
-def _loaded(stage: Stage, folder: str, family: Family, store: TokenStore) -> dict[str, Tensor]:
+def _reads_tokens(stage: Stage) -> bool:
+    """Whether a stage's weights are a language model from its beginning on: those of another checkpoint are."""
+    return isinstance(stage.source, Load) or stage.patch_size == 1
+
+
+def _held(model: PreTrainedModel) -> dict[str, Made]:
+    tensors = checkpoint.tensors_of(model, None) | {"random.cpu": torch.get_rng_state()}
+    return {name: held(tensor) for name, tensor in tensors.items()}
+
+
+def _first_model(stage: Stage, family: Family, store: TokenStore) -> PreTrainedModel:
+    """A model of random weights, or with those of a checkpoint that was made elsewhere."""
+    if isinstance(stage.source, Load):
+        return _loaded(stage, stage.source.folder, family, store)
+    assert isinstance(stage.source, Scratch)
+    model = new_model(stage_config(stage, family, store), stage.source.seed)
+    factors, base = family.factors(stage.shape), family.base_shape
+    if factors is not None and base is not None:
+        rescale_new_model(model, factors, base)
+    return model
+
+
+def _loaded(stage: Stage, folder: str, family: Family, store: TokenStore) -> PreTrainedModel:
     """The weights of a checkpoint that was made elsewhere, in the stage's own model."""
     loaded, tokenizer = load_checkpoint(folder, "cpu")
     own = AutoTokenizer.from_pretrained(store.tokenizer, trust_remote_code=False)
@@ -87,7 +123,7 @@ def _loaded(stage: Stage, folder: str, family: Family, store: TokenStore) -> dic
         )
     model = empty_model(stage_config(stage, family, store))
     load_parameters(model, parameters_of(loaded))
-    return checkpoint.tensors_of(model, None)
+    return model
 
 
 def stage_config(stage: Stage, family: Family, store: TokenStore) -> Any:
@@ -124,31 +160,43 @@ def _last_checkpoint(stage: Stage, stages: Path) -> Path:
     return saved
 
 
-def last_state(
-    stage: Stage, family: Family, store: TokenStore, stages: Path, with_optimizer: bool
-) -> dict[str, Tensor]:
-    """Weights and, if asked for, optimizer state of a finished stage, under the names that checkpoints use."""
-    model = empty_model(stage_config(stage, family, store))
-    optimizer = make_optimizer(model, family.recipe.optimizer) if with_optimizer else None
-    tensors = checkpoint.tensors_of(model, optimizer)
-    checkpoint.load(_last_checkpoint(stage, stages), tensors, alone())
-    return tensors
-
-
-def _grow(
-    state: dict[str, Tensor], stage: Stage, parent: Stage, family: Family, store: TokenStore
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _grown(
+    stage: Stage,
+    parent: Stage,
+    saved: Path,
+    start: Position,
+    family: Family,
+    store: TokenStore,
+    folder: Path,
+    engine: Engine,
+    progress: Progress,
+) -> Beginning:
     assert isinstance(stage.source, Grow) and parent.shape is not None and stage.shape is not None
     began = time.monotonic()
-    tensors, description, verification = grow_state(
-        state,
+    growth = Growth(
         family.model.architecture,
         (parent.shape, stage.shape),
         (stage_config(parent, family, store), stage_config(stage, family, store)),
         stage.source.operator,
         stage.source.dynamics,
-        verification_text(store, family),
     )
+    text = verification_text(store, family)
+    saving, verification = begin_growth(saved, folder, start, growth, text, engine, progress)
+    try:
+        engine.on_main(lambda: _refuse_broken(verification, parent, stage))
+    except BaseException:
+        saving.discard()
+        raise
+    record = {
+        "parent": parent.name,
+        "description": growth.description,
+        "verification": verification.to_dict(),
+        "seconds": time.monotonic() - began,
+    }
+    return Beginning(saving, record)
+
+
+def _refuse_broken(verification: Verification, parent: Stage, stage: Stage) -> None:
     if verification.passed is False:
         raise KinfolkError(
             f"growing {parent.name} into {stage.name} claims to preserve the function and does not: the largest logit "
@@ -156,51 +204,11 @@ def _grow(
             where=f"stage {stage.name}",
             fix="this is a fault of kinfolk, please report it with the family file; nothing was written",
         )
-    record = {
-        "parent": parent.name,
-        "description": description,
-        "verification": verification.to_dict(),
-        "seconds": time.monotonic() - began,
-    }
-    return tensors, record
-
-
-def grow_state(
-    state: dict[str, Tensor],
-    architecture: str,
-    shapes: tuple[Shape, Shape],
-    configs: tuple[Any, Any],
-    operator: Operator,
-    dynamics: Dynamics,
-    text: Tensor,
-) -> tuple[dict[str, Tensor], str, Verification]:
-    """Weights and optimizer state of a checkpoint grown from the first shape to the second, and what was measured.
-
-    `text` is (batch, time) of token ids.
-    """
-    weights = grow_weights(_part(state, "model."), architecture, *shapes, operator)
-    tensors = {f"model.{name}": value for name, value in weights.items()}
-    keys = (*MOMENTS, "step")
-    first, second, counts = (_part(state, f"optimizer.{key}.") for key in keys)
-    grown = grow_optimizer(first, second, counts, architecture, *shapes, operator, dynamics)
-    for key, values in zip(keys, grown, strict=True):
-        tensors |= {f"optimizer.{key}.{name}": value for name, value in values.items()}
-
-    before, after = map(empty_model, configs)
-    load_parameters(before, _part(state, "model."))
-    load_parameters(after, weights)
-    description = describe(operator, *shapes)
-    claims = claims_preservation(operator, *shapes, architecture)
-    return tensors, description, verify(before, after, text, claims, description)
-
-
-def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def verification_text(store: TokenStore, family: Family) -> Tensor:
-    """The first held-out sequences, (batch, context)."""
+    """The beginnings of the first held-out sequences, (batch, time)."""
     context = family.model.context_length
     windows = min(VERIFIED_SEQUENCES, max(1, sequences_per_epoch(len(store.held_out), context)))
     tokens = torch.from_numpy(store.held_out[: windows * context].astype("int64"))
-    return tokens.view(windows, -1)
+    return tokens.view(windows, -1)[:, :VERIFIED_TOKENS]

@@ -82,10 +82,10 @@ def grow(
         operator = operator_of(probed[0].growth, seed)
     try:
         if is_stage(source):
-            with console.status("growing weights and optimizer state"):
-                from kinfolk.build.growing import grow_stage
+            from kinfolk.build.growing import grow_stage
 
-                result = grow_stage(source, target, changes, operator, dynamics)
+            with _progress(console) as progress:
+                result = grow_stage(source, target, changes, operator, dynamics, progress)
         else:
             with _progress(console) as progress:
                 result = grow_checkpoint(

@@ -99,8 +99,7 @@ def _print_growth(stage: dict[str, Any]) -> None:
     grown = stage["growth"]
     print(
         f"growth before {stage['name']}: {grown['read'] / 1e9:,.0f} GB read, {grown['written'] / 1e9:,.0f} GB written, "
-        f"{duration(grown['seconds'])} by the main process; memory of its node {grown['host_bytes'] / 1e9:,.0f} GB "
-        f"(streamed, as `kinfolk grow` does, {grown['streamed_bytes'] / 1e9:.1f} GB)"
+        f"{duration(grown['seconds'])}; memory of each process {grown['process_bytes'] / 1e9:.1f} GB"
     )
 
 

@@ -6,11 +6,10 @@ proof included, is as it should be; the source is only read.
 
 import errno
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from kinfolk.errors import KinfolkError
 from kinfolk.growth.claims import describe, what_breaks
 from kinfolk.growth.configs import Changes, child_config, child_sizes, read_config
 from kinfolk.growth.grow import Origin, origins_of
+from kinfolk.growth.made import Made, make_all
 from kinfolk.growth.names import Place, grown_names, place_of, tied_alias
 from kinfolk.growth.rows import blocks
 from kinfolk.growth.safetensors import FLOATS, Entry, Weights
@@ -149,34 +149,14 @@ def told_when_full() -> Iterator[None]:
 def write_weights(job: Job, folder: Path, progress: Progress = lambda what, done, total: None) -> None:
     """Write the child's safetensors files into `folder`, with as many threads as there are cores."""
     writer = WeightsWriter(folder, job.layout)
-    lock, done = threading.Lock(), 0
-    stop = threading.Event()
-
-    def grow(name: str) -> None:
-        nonlocal done
-        for first_row, rows in job.origins[name].blocks(job.parent.weights):
-            if stop.is_set():
-                return
-            writer.write(name, first_row, rows)
-            with lock:
-                done += rows.numel() * job.layout[name].dtype.itemsize
-                progress("growing", done, job.target_bytes)
-
-    threads = torch.get_num_threads()
-    # A thread of ours for each core; torch's own within them would only be in the way.
-    torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(min(usable_cores(), 8))
+    tensors = {
+        name: Made(layout, partial(job.origins[name].blocks, job.parent.weights)) for name, layout in job.layout.items()
+    }
     try:
-        running = [pool.submit(grow, name) for name in job.layout]
-        finished, _ = wait(running, return_when=FIRST_EXCEPTION)
-        for each in finished:
-            each.result()
+        make_all(tensors, writer.write, usable_cores(), lambda done: progress("growing", done, job.target_bytes))
         writer.close()
     finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
         writer.abandon()
-        torch.set_num_threads(threads)
 
 
 def copy_along(source: Path, target: Path) -> None:

@@ -45,13 +45,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kinfolk.family.shapes import Shape
 from kinfolk.growth.axes import Axes
 from kinfolk.growth.depth import layer_map
-from kinfolk.growth.grow import grow_moments
 from kinfolk.growth.grown_axes import AxisGrowth, GrownAxes
 from kinfolk.growth.names import axes_of, in_layer
-from kinfolk.plan.stages import Dynamics, Grow, Operator, Plan, Stage
+from kinfolk.plan.stages import Grow, Plan, Stage
 
 Vectors = tuple[Tensor | None, ...]
 """One float64 vector (units) for every dimension of a parameter; None where it would make no difference."""
@@ -123,38 +121,6 @@ def stage_rates(plan: Plan, stage: str, architecture: str, names: Iterable[str])
     return StageRates(found, _rewarming(lineage))
 
 
-def grow_optimizer(
-    exp_avg: Mapping[str, Tensor],
-    exp_avg_sq: Mapping[str, Tensor],
-    steps: Mapping[str, Tensor],
-    architecture: str,
-    parent: Shape,
-    child: Shape,
-    operator: Operator,
-    dynamics: Dynamics,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Adam's moments and step counts of the child from the parent's, by parameter; empty under `reset`.
-
-    Muon's matrices have no second moment, and their momentum is a first one.
-    """
-    if dynamics.optimizer == "reset":
-        return {}, {}, {}
-    first, second = grow_moments(exp_avg, exp_avg_sq, architecture, parent, child, operator)
-    counts, width = {}, GrownAxes(parent, child, operator, architecture)
-    for name in first:
-        source, in_new_layer = _source(name, width, architecture)
-        starts_afresh = in_new_layer and (operator.depth == "zero_exit" or dynamics.optimizer == "asymmetric")
-        starts_afresh |= _is_untied(name, width)
-        counts[name] = torch.zeros_like(steps[source]) if starts_afresh else steps[source].clone()
-        if dynamics.optimizer == "asymmetric":
-            for moment in (moments[name] for moments in (first, second) if name in moments):
-                if in_new_layer:
-                    moment.zero_()
-                for is_old in spread(_is_old(axes_of(name, architecture)[0], width)):
-                    moment.mul_(is_old)
-    return first, second, counts
-
-
 def spread(vectors: Sequence[Tensor | None]) -> list[Tensor]:
     """The vectors as views that broadcast against the parameter, those that make no difference left out."""
     dimensions = len(vectors)
@@ -179,12 +145,12 @@ def _coordinates(
 
     assert width is not None
     operator, dynamics = stage.source.operator, stage.source.dynamics
-    source, in_new_layer = _source(name, width, architecture)
+    source, in_new_layer = source_of(name, width, architecture)
     rewarmed = dynamics.rates == "rewarm_new"
-    is_old = _is_old(axes, width) if rewarmed else plain
+    is_old = is_old_along(axes, width) if rewarmed else plain
     if in_new_layer and operator.depth == "zero_exit":
         return Coordinates(plain, plain, is_old, plain, rewarmed)
-    if _is_untied(name, width):
+    if is_untied(name, width):
         return Coordinates(plain, plain, is_old, plain)
     before = _aged(_coordinates(source, lineage[:-1], widths[:-1], architecture), parent.steps)
     growths = [width.axis(axis) for axis in axes]
@@ -218,23 +184,24 @@ def _width(parent: Stage | None, stage: Stage, architecture: str) -> GrownAxes |
     return GrownAxes(parent.shape, stage.shape, stage.source.operator, architecture)
 
 
-def _source(name: str, width: GrownAxes, architecture: str) -> tuple[str, bool]:
+def source_of(name: str, width: GrownAxes, architecture: str) -> tuple[str, bool]:
     """The parent's parameter that one of the child comes from, and whether the child's is in a new layer."""
     _, layer = axes_of(name, architecture)
     if layer is None:
-        return width.table.embedding if _is_untied(name, width) else name, False
+        return width.table.embedding if is_untied(name, width) else name, False
     before, after = (sizes.shape.num_hidden_layers for sizes in (width.parent, width.child))
     origin = layer_map(before, after, width.operator.depth, width.operator.placement)[layer]
     return in_layer(name, origin.source, architecture), origin.is_new
 
 
-def _is_untied(name: str, width: GrownAxes) -> bool:
+def is_untied(name: str, width: GrownAxes) -> bool:
     """Whether it is the embedding or the head of a child that unties them."""
     unties = width.parent.shape.tie_word_embeddings and not width.child.shape.tie_word_embeddings
     return unties and name in (width.table.embedding, width.table.head)
 
 
-def _is_old(axes: Axes, width: GrownAxes) -> Vectors:
+def is_old_along(axes: Axes, width: GrownAxes) -> Vectors:
+    """1 at the parent's own units and 0 at new ones, along each dimension of a parameter; None where none is new."""
     growths = [width.axis(axis) for axis in axes]
     return tuple((~growth.new).double() if growth and growth.new.any() else None for growth in growths)
 

@@ -130,12 +130,23 @@ class Origin:
         return self.width.blocks(tensor, self.axes, self.name, following=following, expert_copy=self.expert_copy)
 
     def gradients(self, moments: Mapping[str, Tensor], power: int) -> Tensor:
-        """A moment of the child."""
+        """A moment of the child, in new memory."""
         tensor = moments[self.name]
+        grown = tensor.new_empty(self.width.axes.child_size(tensor.shape, self.axes))
+        for start, block in self.gradient_blocks({self.name: TensorRows(tensor)}, power):
+            grown[start : start + len(block)] = block
+        return grown
+
+    def gradient_blocks(self, moments: Mapping[str, Rows], power: int) -> Iterator[tuple[int, Tensor]]:
+        """A moment of the child as blocks of rows in the parent's dtype, each with its first row."""
+        moment = moments[self.name]
         if self.is_new or self.is_untied:
-            return tensor.new_zeros(self.width.axes.child_size(tensor.shape, self.axes))
+            size = self.width.axes.child_size(moment.shape, self.axes)
+            return ((start, torch.zeros((stop - start, *size[1:]), dtype=moment.dtype)) for start, stop in blocks(size))
         # The copies of an expert share its tokens' weight, and with it the gradient.
-        return self.width.gradients(tensor, self.axes, self.name, power=power).div_(self.expert_copy[1] ** power)
+        copies = self.expert_copy[1] ** power
+        grown = self.width.gradients(moment, self.axes, self.name, power=power)
+        return ((start, block.div_(copies)) for start, block in grown)
 
 
 def origins_of(

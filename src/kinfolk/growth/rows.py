@@ -33,6 +33,14 @@ class Rows(Protocol):
         ...
 
 
+class Stored(Rows, Protocol):
+    """A tensor in a file, or in several."""
+
+    def whole(self) -> Tensor:
+        """The tensor, in new memory."""
+        ...
+
+
 class TensorRows:
     """A tensor in memory."""
 

@@ -9,10 +9,11 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -40,11 +41,22 @@ _LONGEST_HEADER = 100_000_000
 _COPY_AGAIN = "copy the file again from where it comes from"
 
 
+class Readable(Protocol):
+    """A file of which some numbers can be had."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def read(self, start: int, count: int, dtype: torch.dtype) -> Tensor:
+        """`count` numbers from byte `start` on."""
+        ...
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One tensor in a file: `kinfolk.growth.rows.Rows`."""
+    """One tensor in a file: `kinfolk.growth.rows.Stored`."""
 
-    file: "OpenFile"
+    file: Readable
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -105,6 +117,18 @@ class OpenFile:
             done += read
 
 
+@dataclass(frozen=True)
+class ClosedFile:
+    """A file that is opened for every reading: thousands of them take no handle each."""
+
+    path: Path
+
+    def read(self, start: int, count: int, dtype: torch.dtype) -> Tensor:
+        """`count` numbers from byte `start` on."""
+        with closing(OpenFile(self.path)) as file:
+            return file.read(start, count, dtype)
+
+
 class Weights(Mapping[str, Entry]):
     """The tensors of a checkpoint folder, in one safetensors file or in several with an index."""
 
@@ -116,7 +140,7 @@ class Weights(Mapping[str, Entry]):
             for path, wanted in _shards(folder):
                 file = OpenFile(path)
                 self._files.append(file)
-                entries = _read_header(file)
+                entries, _ = read_header(file)
                 for name in wanted - entries.keys():
                     raise KinfolkError(
                         f"lacks the tensor {name}, which {INDEX} says is in it", where=str(path), fix=_COPY_AGAIN
@@ -191,7 +215,8 @@ def _shards(folder: Path) -> list[tuple[Path, set[str]]]:
     return [(folder / file, names) for file, names in sorted(by_file.items())]
 
 
-def _read_header(file: OpenFile) -> dict[str, Entry]:
+def read_header(file: OpenFile) -> tuple[dict[str, Entry], dict[str, str]]:
+    """A file's tensors, and what it says of itself. KinfolkError where it is damaged or no safetensors file."""
     where, size = str(file.path), file.size()
     length = int.from_bytes(file.read_bytes(0, 8), "little") if size >= 8 else size
     if size < 8 or length > _LONGEST_HEADER:
@@ -211,6 +236,7 @@ def _read_header(file: OpenFile) -> dict[str, Entry]:
             for at in (int(each["data_offsets"][0]),)
         }
         ends = {name: 8 + length + int(each["data_offsets"][1]) for name, each in header.items() if name in entries}
+        about = dict(header.get("__metadata__") or {})
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise KinfolkError("is no safetensors file, or its header is damaged", where=where, fix=_COPY_AGAIN) from error
     at = 8 + length
@@ -225,4 +251,4 @@ def _read_header(file: OpenFile) -> dict[str, Entry]:
         raise KinfolkError(f"is truncated: {size:,} bytes of {at:,}", where=where, fix=_COPY_AGAIN)
     if at < size:
         raise KinfolkError(f"has {size - at:,} bytes too many", where=where, fix=_COPY_AGAIN)
-    return entries
+    return entries, about

@@ -29,51 +29,35 @@ class Layout:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class WeightsWriter:
-    """New safetensors files of which every byte is known beforehand but for the values: headers first, then rows.
+class FileWriter:
+    """A new safetensors file of which every byte is known beforehand but for the values: header first, then rows.
 
     Rows may be written in any order and by several threads.
     """
 
-    def __init__(self, folder: Path, layout: Mapping[str, Layout], shard_bytes: int | None = None) -> None:
-        """Creates the files in `folder`, with the tensors of `layout` in its order; `SHARD_BYTES` each by default."""
+    def __init__(self, path: Path, layout: Mapping[str, Layout]) -> None:
+        """Creates the file, with the tensors of `layout` in its order."""
         self._layout = layout
-        self._places: dict[str, tuple[int, int]] = {}
-        self._handles: list[int] = []
         self._written = dict.fromkeys(layout, 0)
         codes = {kind: code for code, kind in DTYPES.items()}
-        shards = _split(layout, shard_bytes or SHARD_BYTES)
-        weight_map: dict[str, str] = {}
-        for number, names in enumerate(shards):
-            file = "model.safetensors"
-            if len(shards) > 1:
-                file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-            header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-            at = 0
-            for name in names:
-                tensor = layout[name]
-                ends = [at, at + tensor.bytes]
-                header[name] = {"dtype": codes[tensor.dtype], "shape": list(tensor.shape), "data_offsets": ends}
-                at += tensor.bytes
-                weight_map[name] = file
-            text = json.dumps(header, separators=(",", ":")).encode()
-            text += b" " * (-len(text) % 8)
-            handle = os.open(folder / file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-            self._handles.append(handle)
-            self._write(handle, memoryview(len(text).to_bytes(8, "little") + text), 0)
-            for name in names:
-                self._places[name] = (handle, 8 + len(text) + header[name]["data_offsets"][0])
-        if len(shards) > 1:
-            total = sum(tensor.bytes for tensor in layout.values())
-            files.write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        at = 0
+        for name, tensor in layout.items():
+            ends = [at, at + tensor.bytes]
+            header[name] = {"dtype": codes[tensor.dtype], "shape": list(tensor.shape), "data_offsets": ends}
+            at += tensor.bytes
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._starts = {name: 8 + len(text) + header[name]["data_offsets"][0] for name in layout}
+        self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        self._put(memoryview(len(text).to_bytes(8, "little") + text), 0)
 
     def write(self, name: str, first_row: int, rows: Tensor) -> None:
         """Put rows of a tensor in their place, in the dtype of the file."""
-        handle, start = self._places[name]
         tensor = self._layout[name]
         stored = rows.to(tensor.dtype).contiguous()
         row = math.prod(tensor.shape[1:]) * tensor.dtype.itemsize
-        self._write(handle, stored.view(-1).view(torch.uint8).numpy().data, start + first_row * row)
+        self._put(stored.view(-1).view(torch.uint8).numpy().data, self._starts[name] + first_row * row)
         self._written[name] += stored.numel()
 
     def close(self) -> None:
@@ -84,13 +68,50 @@ class WeightsWriter:
                 raise ValueError(f"{name} was written in part")
 
     def abandon(self) -> None:
-        while self._handles:
-            os.close(self._handles.pop())
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
-    def _write(self, handle: int, view: memoryview, start: int) -> None:
+    def _put(self, view: memoryview, start: int) -> None:
+        assert self._handle is not None
         done = 0
         while done < len(view):
-            done += os.pwrite(handle, view[done:], start + done)
+            done += os.pwrite(self._handle, view[done:], start + done)
+
+
+class WeightsWriter:
+    """The safetensors files of a checkpoint folder, as many as its size asks for: `FileWriter`s and their index."""
+
+    def __init__(self, folder: Path, layout: Mapping[str, Layout], shard_bytes: int | None = None) -> None:
+        """Creates the files in `folder`, with the tensors of `layout` in its order; `SHARD_BYTES` each by default."""
+        self._files: list[FileWriter] = []
+        self._file_of: dict[str, FileWriter] = {}
+        shards = _split(layout, shard_bytes or SHARD_BYTES)
+        weight_map: dict[str, str] = {}
+        for number, names in enumerate(shards):
+            file = "model.safetensors"
+            if len(shards) > 1:
+                file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+            writer = FileWriter(folder / file, {name: layout[name] for name in names})
+            self._files.append(writer)
+            self._file_of |= dict.fromkeys(names, writer)
+            weight_map |= dict.fromkeys(names, file)
+        if len(shards) > 1:
+            total = sum(tensor.bytes for tensor in layout.values())
+            files.write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+    def write(self, name: str, first_row: int, rows: Tensor) -> None:
+        """Put rows of a tensor in their place, in the dtype of the file."""
+        self._file_of[name].write(name, first_row, rows)
+
+    def close(self) -> None:
+        """Raises ValueError when not every row was written once."""
+        for file in self._files:
+            file.close()
+
+    def abandon(self) -> None:
+        for file in self._files:
+            file.abandon()
 
 
 def _split(layout: Mapping[str, Layout], shard_bytes: int) -> list[list[str]]:

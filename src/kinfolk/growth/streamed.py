@@ -21,7 +21,7 @@ from kinfolk.errors import KinfolkError
 from kinfolk.growth.axes import Axis, parts
 from kinfolk.growth.names import tied_alias
 from kinfolk.growth.precision import computing_in
-from kinfolk.growth.safetensors import Entry
+from kinfolk.growth.rows import Stored
 from kinfolk.growth.tables import table_of
 from kinfolk.growth.torch_calls import CallsBy
 
@@ -29,7 +29,7 @@ ELEMENTS_AT_ONCE = 1 << 22
 """Of a weight: 16 MiB in float32."""
 
 
-def streamed_model(config: Any, weights: Mapping[str, Entry], dtype: torch.dtype) -> Any:
+def streamed_model(config: Any, weights: Mapping[str, Stored], dtype: torch.dtype) -> Any:
     """A model of this config that computes in `dtype` from weights in files; run it under `computing_in(dtype)`."""
     config = copy.deepcopy(config)
     config._experts_implementation = "eager"  # which takes one expert after the other
@@ -57,13 +57,13 @@ def _empty_on_meta(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[s
 class _Names:
     """What a parameter of a model is called in the files."""
 
-    def __init__(self, config: Any, weights: Mapping[str, Entry]) -> None:
+    def __init__(self, config: Any, weights: Mapping[str, Stored]) -> None:
         self._architecture = str(config.model_type)
         self._table = table_of(self._architecture)
         self._tied, self._experts = config.tie_word_embeddings, getattr(config, "num_local_experts", None)
         self._weights = weights
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> Stored:
         candidates = [name]
         if original := tied_alias(name, self._architecture):
             heads = [head for head in self._table.outside if tied_alias(head, self._architecture)]
@@ -77,7 +77,7 @@ class _Names:
                     return self._weights[stored]
         raise KinfolkError(f"the weights lack the tensor {name}", fix="copy the complete checkpoint")
 
-    def experts(self, path: str) -> dict[str, list[list[Entry]]]:
+    def experts(self, path: str) -> dict[str, list[list[Stored]]]:
         """By parameter of the fused experts, for each expert the tensors that are stacked in it."""
         gate, up, down = (key for key in self._table.layer if "{expert}" in key)
         layer = self._layer(path)
@@ -98,20 +98,20 @@ class _Names:
 class _Experts:
     """In the place of a stacked parameter: one expert is read when it is asked for."""
 
-    def __init__(self, experts: list[list[Entry]], dtype: torch.dtype) -> None:
+    def __init__(self, experts: list[list[Stored]], dtype: torch.dtype) -> None:
         self._experts, self._dtype = experts, dtype
 
     def __getitem__(self, number: Any) -> Tensor:
         return torch.cat([entry.whole().to(self._dtype) for entry in self._experts[int(number)]])
 
 
-def _stream_experts(module: nn.Module, experts: dict[str, list[list[Entry]]], dtype: torch.dtype) -> None:
+def _stream_experts(module: nn.Module, experts: dict[str, list[list[Stored]]], dtype: torch.dtype) -> None:
     for name, entries in experts.items():
         del module._parameters[name]
         object.__setattr__(module, name, _Experts(entries, dtype))
 
 
-def _stream(module: Any, entries: dict[str, Entry], dtype: torch.dtype) -> None:
+def _stream(module: Any, entries: dict[str, Stored], dtype: torch.dtype) -> None:
     kind: type = type(module)
     if kind is nn.Linear:
         module.forward = _linear(entries, dtype)
@@ -123,7 +123,7 @@ def _stream(module: Any, entries: dict[str, Entry], dtype: torch.dtype) -> None:
         _stream_small(module, entries, dtype)
 
 
-def _linear(entries: dict[str, Entry], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def _linear(entries: dict[str, Stored], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     weight, bias = entries["weight"], entries.get("bias")
     rows, columns = weight.shape
     step = max(1, ELEMENTS_AT_ONCE // columns)
@@ -139,7 +139,7 @@ def _linear(entries: dict[str, Entry], dtype: torch.dtype) -> Callable[[Tensor],
     return forward
 
 
-def _conv1d(entries: dict[str, Entry], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def _conv1d(entries: dict[str, Stored], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """GPT-2's linear layer, whose weight is (inputs, outputs)."""
     weight, bias = entries["weight"], entries["bias"]
     rows, columns = weight.shape
@@ -155,7 +155,7 @@ def _conv1d(entries: dict[str, Entry], dtype: torch.dtype) -> Callable[[Tensor],
     return forward
 
 
-def _stream_embedding(module: Any, weight: Entry, dtype: torch.dtype) -> None:
+def _stream_embedding(module: Any, weight: Stored, dtype: torch.dtype) -> None:
     """Only the rows of the tokens at hand are read, and the tokens renumbered to them."""
     empty = module.weight
 
@@ -170,7 +170,7 @@ def _stream_embedding(module: Any, weight: Entry, dtype: torch.dtype) -> None:
     module.register_forward_hook(lambda module, *_: module._parameters.__setitem__("weight", empty))
 
 
-def _stream_small(module: Any, entries: dict[str, Entry], dtype: torch.dtype) -> None:
+def _stream_small(module: Any, entries: dict[str, Stored], dtype: torch.dtype) -> None:
     empty = {name: module._parameters[name] for name in entries}
 
     def load(module: Any, arguments: Any) -> None:

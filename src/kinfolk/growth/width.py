@@ -97,18 +97,25 @@ class WidthGrowth:
         means = _means_of_rows(parent_tensor, self._offset(axes)) if self._needs_means(axes) else None
         return self._expanded(parent_tensor, axes, 0, self.axes.child_size(parent_tensor.shape, axes)[0], means)
 
-    def gradients(self, parent_tensor: Tensor, axes: Axes, name: str, *, power: int = 1) -> Tensor:
-        """A gradient of the parent as the child would have it; with `power` 2 a squared one (Adam's second moment).
+    def gradients(self, parent_tensor: Rows, axes: Axes, name: str, *, power: int = 1) -> Iterator[tuple[int, Tensor]]:
+        """A gradient of the parent as the child would have it, in the parent's dtype, as `blocks`; with `power` 2 a
+        squared one (Adam's second moment).
 
         Exact for even shares without noise (growth spec, section 4: child = parent / (m s)); zero for drawn units.
         """
-        self.axes.check(tuple(parent_tensor.shape), axes, name)
-        grown = wide(parent_tensor).clone()
-        for dim, growth in enumerate(map(self.axes.axis, axes)):
-            if growth:
-                factor = _along(growth.gradient**power, dim, grown)
-                grown = _select(grown, dim, growth.index).mul_(factor.to(grown.dtype))
-        return grown.to(parent_tensor.dtype)
+        self.axes.check(parent_tensor.shape, axes, name)
+        size = self.axes.child_size(parent_tensor.shape, axes)
+        first, *others = map(self.axes.axis, axes)
+        for start, stop in blocks(size):
+            pieces = within(self._pieces(axes[0]), start, stop) if first else [(0, start, stop - start)]
+            grown = gather(parent_tensor, pieces)
+            if first:
+                grown.mul_(_along(first.gradient[start:stop] ** power, 0, grown).to(grown.dtype))
+            for dim, growth in enumerate(others, 1):
+                if growth:
+                    factor = _along(growth.gradient**power, dim, grown)
+                    grown = _select(grown, dim, growth.index).mul_(factor.to(grown.dtype))
+            yield start, grown.to(parent_tensor.dtype)
 
     def _masks(self, kind: Literal["new", "fresh", "zero"], axes: Axes, start: int, stop: int) -> list[Tensor | None]:
         """Which units are of a kind, along each dimension of some rows of the child's tensor."""

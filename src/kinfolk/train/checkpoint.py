@@ -83,8 +83,11 @@ class Saving:
         """Whether this process has written its part."""
         return self.hashes.done()
 
-    def finish(self) -> Path:
-        """Wait for every process's part and give the checkpoint its name; every process calls this."""
+    def finish(self, first: Callable[[], None] = lambda: None) -> Path:
+        """Wait for every process's part and give the checkpoint its name; every process calls this.
+
+        The main process does `first` just before there is a checkpoint.
+        """
         try:
             parts = self.engine.gather(self.hashes.result())
             hashes = {name: digest for part in parts for name, digest in part.items()}
@@ -92,6 +95,7 @@ class Saving:
             def publish() -> None:
                 _write_state(self.unfinished, self.position, self.has_optimizer, hashes)
                 files.flush_directory(self.unfinished)
+                first()
                 files.publish(self.unfinished, self.target)
                 tidy(self.target.parent, self.kept, self.newest)
 
@@ -131,6 +135,48 @@ def begin_save(
 
     Every process calls this, then `Saving.finish`, after which there is a checkpoint.
     """
+    contents = tensors | {"random.cpu": torch.get_rng_state()}
+    alone = engine.world_size == 1
+
+    def write(unfinished: Path) -> Future[Any]:
+        writer = HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
+        with _called_by_one_or_many():
+            if in_background:
+                started = async_save(contents, storage_writer=writer, process_group=engine.saving, no_dist=alone)
+                assert isinstance(started, Future)
+                return started
+            dcp_save(contents, storage_writer=writer, no_dist=alone)
+            return _done()
+
+    has_optimizer = any(name.startswith("optimizer.") for name in tensors)
+    return _begin(folder, write, position, has_optimizer, engine, kept, newest)
+
+
+def begin_first(
+    folder: Path, write: Callable[[Path], None], position: Position, has_optimizer: bool, engine: Engine
+) -> Saving:
+    """Begin a stage's first checkpoint from files that `write` puts into a folder, each process its own.
+
+    Every process calls this, then `Saving.finish`; until then the files can be read in `Saving.unfinished`. Where one
+    process cannot write, all of them stop.
+    """
+
+    def written(unfinished: Path) -> Future[Any]:
+        engine.together(lambda: write(unfinished))
+        return _done()
+
+    return _begin(folder, written, position, has_optimizer, engine, NEWEST, 1)
+
+
+def _begin(
+    folder: Path,
+    write: Callable[[Path], Future[Any]],
+    position: Position,
+    has_optimizer: bool,
+    engine: Engine,
+    kept: Checkpoints,
+    newest: int,
+) -> Saving:
     target = folder / f"step-{position.step:08d}"
     unfinished = target.with_name(target.name + files.UNFINISHED)
 
@@ -142,26 +188,20 @@ def begin_save(
         if engine.is_main:
             shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk, what is half-written is in the way
 
-    contents = tensors | {"random.cpu": torch.get_rng_state()}
-    alone = engine.world_size == 1
-    writing: Future[Any] = Future()
     try:
         engine.on_main(begin)
-        writer = HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
-        with _called_by_one_or_many():
-            if in_background:
-                started = async_save(contents, storage_writer=writer, process_group=engine.saving, no_dist=alone)
-                assert isinstance(started, Future)
-                writing = started
-            else:
-                dcp_save(contents, storage_writer=writer, no_dist=alone)
-                writing.set_result(None)
+        writing = write(unfinished)
     except BaseException:
         discard()
         raise
-    has_optimizer = any(name.startswith("optimizer.") for name in tensors)
     hashes = _hashed_after(writing, unfinished, engine)
     return Saving(target, unfinished, position, has_optimizer, kept, newest, engine, hashes, discard)
+
+
+def _done() -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(None)
+    return future
 
 
 def _hashed_after(writing: Future[Any], folder: Path, engine: Engine) -> Future[dict[str, str]]:
@@ -248,8 +288,8 @@ def verify(checkpoint: Path) -> None:
     _refuse_damaged(checkpoint, _damaged_files(checkpoint, sorted(_state(checkpoint)["files"])))
 
 
-def _verify_together(checkpoint: Path, engine: Engine) -> None:
-    """`verify`, each process a share of the files; the main one has the error."""
+def verify_together(checkpoint: Path, engine: Engine) -> None:
+    """`verify`, each process a share of the files; where one is damaged all stop, and the main one says which."""
 
     def read_record() -> None:
         _state(checkpoint)
@@ -276,7 +316,7 @@ def load(checkpoint: Path, tensors: dict[str, Tensor], engine: Engine) -> None:
 
     Raises KinfolkError for a checkpoint that is damaged.
     """
-    _verify_together(checkpoint, engine)
+    verify_together(checkpoint, engine)
     contents = tensors | {"random.cpu": torch.get_rng_state()}
     with _called_by_one_or_many():
         dcp_load(contents, storage_reader=HuggingFaceStorageReader(str(checkpoint)), no_dist=engine.world_size == 1)

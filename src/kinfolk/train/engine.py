@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from kinfolk.family.shapes import Shape
 from kinfolk.train.layout import Layout
 from kinfolk.train.tensor_parallel import block_plan, split_block
+
+T = TypeVar("T")
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -166,6 +168,36 @@ class Engine:
                 raise
         if self.sum(torch.zeros(1)).item():
             raise MainStopped
+
+    def from_main(self, work: Callable[[], T]) -> T:
+        """What `work` gives in the main process, in each of them; if it fails there, all of them stop."""
+        found: list[T] = []
+        self.on_main(lambda: found.append(work()))
+        first: list[T] = self.gather(found)[0]
+        return first[0]
+
+    def together(self, work: Callable[[], T]) -> list[T]:
+        """What `work` gives in every process, in the order of their ranks, in each; if it fails in one, all stop.
+
+        The main process raises what went wrong, of the lowest rank, and the others MainStopped.
+        """
+        if self.world_size == 1:
+            return [work()]
+        mine: tuple[T | None, BaseException | None]
+        try:
+            mine = work(), None
+        except BaseException as error:
+            mine = None, error
+        try:
+            everyones: list[tuple[T, BaseException | None]] = self.gather(mine)
+        except RuntimeError:
+            if mine[1] is not None:  # the others may be gone already, and what happened here matters more
+                raise mine[1] from None
+            raise
+        failure = next((error for _, error in everyones if error is not None), None)
+        if failure is not None:
+            raise failure if self.is_main else MainStopped
+        return [value for value, _ in everyones]
 
 
 def single_engine() -> Engine:

@@ -15,6 +15,9 @@ class Interrupted(BaseException):
         super().__init__(signal.Signals(number).name)
         self.number = number
 
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[int]]:
+        return type(self), (self.number,)
+
 
 class Interruption:
     """Whether a stop was asked for. While deferred, a signal is only noted; a second one stops at once.
@@ -46,6 +49,11 @@ class Interruption:
             yield
         finally:
             self._deferred = former
+
+    def heed(self) -> None:
+        """Raise Interrupted if a stop was asked for: for work on which nothing of what comes after it depends."""
+        if self.requested is not None:
+            raise Interrupted(self.requested)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         stops_at_once = self._second_stops if self.requested is not None else not self._deferred

@@ -27,10 +27,10 @@ def warnings_about(question: Question, recommended: dict[str, Any], way: str) ->
         )
     node = question.cluster.node_memory_gb * 1e9
     found += [
-        f"growing into {stage['name']} takes {stage['growth']['host_bytes'] / 1e9:,.0f} GB of the memory of one node, "
-        f"which has {node / 1e9:,.0f}: a build holds both states and compares both models there"
+        f"{stage['member']} has {stage['checkpoint']['weights_bytes'] / 1e9:,.0f} GB of weights, and a node "
+        f"{node / 1e9:,.0f}: a build exports and evaluates a member in the main process"
         for stage in recommended["stages"]
-        if stage["growth"] and stage["growth"]["host_bytes"] > node
+        if stage["member"] and stage["checkpoint"]["weights_bytes"] > node
     ]
     if question.plan.strategy != "progressive":
         found.append("stages are timed one after the other; those that do not need each other could run side by side")

@@ -18,7 +18,7 @@ def stage_document(question: Question, stage: Stage, work: Work, step: Step, gpu
     state = state_of(work.tensors, work.muon)
     seconds = stage.steps * step.seconds
     saved = saving(state, stage.steps, seconds, recipe.checkpoints, cluster, gpus)
-    grown = _growth(question, stage, work)
+    grown = _growth(question, stage, work, gpus)
     growth_seconds = grown["seconds"] if grown else 0.0
     positions = work.rows * work.context_length
     whole = head_bytes(work.shape, work.vocab_size, step.portion.positions, step.layout.precision, chunked=False)
@@ -53,13 +53,13 @@ def stage_document(question: Question, stage: Stage, work: Work, step: Step, gpu
     }
 
 
-def _growth(question: Question, stage: Stage, work: Work) -> dict[str, Any] | None:
+def _growth(question: Question, stage: Stage, work: Work, gpus: int) -> dict[str, Any] | None:
     """What the growth that a stage starts with takes; None for a stage that starts otherwise."""
     if not isinstance(stage.source, Grow):
         return None
     parent = state_of(question.work(question.plan.stage(stage.source.stage)).tensors, work.muon)
     carries = stage.source.dynamics.optimizer != "reset"
-    return asdict(growing(parent, state_of(work.tensors, work.muon), question.cluster, carries))
+    return asdict(growing(parent, state_of(work.tensors, work.muon), question.cluster, carries, gpus))
 
 
 def members_document(question: Question, stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

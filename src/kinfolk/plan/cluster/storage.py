@@ -16,10 +16,10 @@ SAVING_SHARE = 0.02
 """The most that saving by the clock costs (`kinfolk.train.saving`)."""
 
 GROWING_SECONDS = 3e-9
-"""Of the main process, for each element of the child's weights or moments (docs/results-growth.md: 0.8 to 3.8 ns)."""
+"""Of a process, for each element of the child's weights or moments (docs/results-growth.md: 0.8 to 3.8 ns)."""
 
 GROWING_BLOCK_BYTES, GROWING_BLOCKS, GROWING_THREADS, GROWING_PROCESS = 2**20, 12, 8, 0.4e9
-"""Streamed growth (`kinfolk.growth.checkpoint`): a block of rows of the child, how many like it one thread has at once,
+"""Growth (`kinfolk.growth.made`): a block of rows of the child, how many like it one thread has at once,
 threads at most, and what Python and its packages take (docs/results-growth.md)."""
 
 
@@ -54,17 +54,15 @@ class Saving:
 
 @dataclass(frozen=True)
 class Growing:
-    """What growing a parent's state into a child's takes today: the main process does it all."""
+    """What growing a parent's state into a child's takes; each process reads, makes and writes a share."""
 
     read: int
     """Bytes, once for their hash and once for themselves."""
     written: int
     seconds: float
     """Of reading, growing and writing; comparing the two models, where a build does, comes on top."""
-    host_bytes: float
-    """Memory of the main process's node: both states, both models, and a copy of each in float64 to compare them."""
-    streamed_bytes: float
-    """Memory of `kinfolk grow`, which has a few rows at a time and compares by streaming."""
+    process_bytes: float
+    """Memory of each process, which has a few rows at a time. Activations, for comparing, come on top."""
 
 
 def state_of(tensors: ModelTensors, muon: bool) -> State:
@@ -85,15 +83,14 @@ def saving(state: State, steps: int, seconds: float, settings: Checkpoints, clus
     return Saving(copying, writing, hashing, 1 + int(seconds / between))
 
 
-def growing(parent: State, child: State, cluster: Cluster, carries: bool) -> Growing:
-    """A growth with the optimizer's state (`carries`) or without; one process reads, grows, compares and writes."""
+def growing(parent: State, child: State, cluster: Cluster, carries: bool, gpus: int) -> Growing:
+    """A growth with the optimizer's state (`carries`) or without, by a process for each GPU."""
     read = parent.total if carries else parent.weights
-    alone = cluster.storage(1)
-    hashed = (parent.total + child.total) / min(HASHED_BYTES_PER_SECOND, alone)
+    together = cluster.storage(gpus)
+    hashed = (parent.total + child.total) / min(gpus * HASHED_BYTES_PER_SECOND, together)
     return Growing(
         read=read + parent.total,
         written=child.total,
-        seconds=hashed + (read + child.total) / alone + GROWING_SECONDS * child.total / 4,
-        host_bytes=float(read + child.total + 3 * (parent.weights + child.weights)),
-        streamed_bytes=GROWING_PROCESS + GROWING_THREADS * GROWING_BLOCKS * GROWING_BLOCK_BYTES,
+        seconds=hashed + (read + child.total) / together + GROWING_SECONDS * child.total / 4 / gpus,
+        process_bytes=GROWING_PROCESS + GROWING_THREADS * GROWING_BLOCKS * GROWING_BLOCK_BYTES,
     )
