@@ -199,7 +199,7 @@ def test_many_processes_grow_what_whole_tensors_grow_into(
             assert leftovers(stages[count, way]) == []
 
 
-def measured(run: Run, child: Stage, stages: Path) -> None:
+def write_verification(run: Run, child: Stage, stages: Path) -> None:
     """Grow, and write down what it showed."""
     with start_engine() as engine:
         begun = begin_stage(child, run.plan, run.family, run.store, stages, engine)
@@ -224,12 +224,13 @@ def test_what_is_measured_from_files_is_what_live_models_show(run: Run, tmp_path
         stages.mkdir()
         (stages / parent.name).symlink_to(run.stages / parent.name)
         log = tmp_path / f"log-{way}"
-        assert in_ranks(partial(measured, run, child, stages), log) == [0, 0], log.read_text()
+        assert in_ranks(partial(write_verification, run, child, stages), log) == [0, 0], log.read_text()
         found = json.loads((stages / "verification.json").read_text())
         assert found["passed"] == live.passed == (True if claims else None)
         for precision, limit in (("float32", 1e-5), ("float64", 1e-9)):
-            wanted = asdict(getattr(live, precision))
-            assert found[precision] == pytest.approx(wanted, rel=limit, abs=limit), (way, precision)
+            for name, value in asdict(getattr(live, precision)).items():
+                measured = found[precision][name]
+                assert measured == value or measured == pytest.approx(value, rel=limit, abs=limit), (way, name)
 
 
 @pytest.mark.parametrize("how", ["full", "broken", "stopped"])
@@ -291,7 +292,8 @@ def test_a_process_killed_while_growing(finished: Path, tmp_path: Path, rank: in
 
     codes = in_ranks(work, log)
     assert codes[rank] == -signal.SIGKILL and codes[1 - rank] not in (0, None)
-    assert [path.name for path in leftovers(folder)] == ["step-00000000.unfinished"]
+    # The main process, where it is not the one that was killed, removes what is there.
+    assert [path.name for path in leftovers(folder)] == ["step-00000000.unfinished"] * (rank == 0)
     ledger = Ledger(folder / "ledger.jsonl")
     assert ledger.events("grown") == []
     assert in_child(lambda: build(spec, folder, RecordingView()), log) == 0, log.read_text()
@@ -305,7 +307,7 @@ def test_a_process_killed_while_growing(finished: Path, tmp_path: Path, rank: in
 
 
 def shape_of(layers: int, hidden: int) -> Shape:
-    sizes = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": hidden // 4}
+    sizes = {"num_attention_heads": hidden // 16, "num_key_value_heads": hidden // 16, "head_dim": 16}
     return Shape(num_hidden_layers=layers, hidden_size=hidden, intermediate_size=4 * hidden, **sizes)
 
 
@@ -324,7 +326,7 @@ def begun(folder: Path, growth: Growth) -> Path:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak cannot be begun anew here")
 @pytest.mark.parametrize("count", [1, 2])
 def test_no_process_holds_a_state(run: Run, tmp_path: Path, count: int) -> None:
-    """A state of 38 MB grows into one of 114 MB."""
+    """A state of 38 MB grows into one of 114 MB, of which two processes write 57 each."""
     text = verification_text(run.store, run.family)
     growths = [
         growth_between(run, shape_of(1, 32), shape_of(2, 48)),
@@ -345,7 +347,7 @@ def test_no_process_holds_a_state(run: Run, tmp_path: Path, count: int) -> None:
                 assert verification.passed
                 size = sum(path.stat().st_size for path in saving.finish().glob("*.safetensors"))
             print(f"{added / 1e6:.1f} MB added")
-            assert size > 110e6 and added < 30e6, (added, size)
+            assert size > 110e6 and added < 36e6, (added, size)
 
     log = tmp_path / "log"
     assert in_ranks(work, log, count) == [0] * count, log.read_text()

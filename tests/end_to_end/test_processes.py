@@ -215,6 +215,8 @@ def test_what_only_the_main_process_can_say_ends_all(alone: Path, tmp_path: Path
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_process_that_dies_does_not_leave_the_other_waiting(alone: Path, tmp_path: Path, rank: str) -> None:
+    loaded = longer(alone)
+
     def work() -> None:
         from kinfolk.train import stage
 
@@ -227,7 +229,7 @@ def test_a_process_that_dies_does_not_leave_the_other_waiting(alone: Path, tmp_p
             return real(*arguments)  # type: ignore[arg-type]
 
         stage.clip = clip  # type: ignore[assignment]
-        build(longer(alone), tmp_path / "run", RecordingView())
+        build(loaded, tmp_path / "run", RecordingView())
 
     codes = in_ranks(work, tmp_path / "log")
     assert codes[int(rank)] == -signal.SIGKILL and codes[1 - int(rank)] == 1
