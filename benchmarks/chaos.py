@@ -46,7 +46,7 @@ PHASES = {
     "first state": ["kinfolk.build.build:begin_stage"],
     "growing": ["kinfolk.build.origin:begin_growth"],
     "training": ["kinfolk.build.build:train_stage"],
-    "checkpointing": ["kinfolk.train.checkpoint:save"],
+    "checkpointing": ["kinfolk.train.checkpoint:begin_save", "kinfolk.train.checkpoint:Saving.finish"],
     "evaluating": ["kinfolk.build.build:finish_member"],
     "exporting": ["kinfolk.build.finish:export_member"],
     "ledger": ["kinfolk.build.ledger:Ledger.append"],
