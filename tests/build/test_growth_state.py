@@ -24,7 +24,7 @@ from kinfolk.build.run import Run, open_run
 from kinfolk.family.recipe import Optimizer
 from kinfolk.family.shapes import Shape
 from kinfolk.files import write_json
-from kinfolk.growth import safetensors_writer
+from kinfolk.growth import rows, safetensors_writer
 from kinfolk.growth.axes import Axes
 from kinfolk.growth.grow import grow_weights
 from kinfolk.growth.memory import peak_memory_bytes
@@ -175,6 +175,7 @@ def test_many_processes_grow_what_whole_tensors_grow_into(
             (stages[count, way] / parent.name).symlink_to(sources[source])
 
         def work(count: int = count, untied: bool = untied) -> None:
+            rows.ELEMENTS_PER_BLOCK = 100  # several blocks of each matrix
             with start_engine() as engine:
                 for way in WAYS:
                     stage = child_of(run, way, untied)
@@ -243,12 +244,12 @@ def test_where_one_process_cannot_all_stop_and_nothing_is_left(run: Run, tmp_pat
         rank, real = os.environ["RANK"], safetensors_writer.FileWriter.write
         interruption = Interruption(second_stops=False)
 
-        def write(writer: Any, name: str, first_row: int, rows: Tensor) -> None:
+        def write(writer: Any, name: str, first_row: int, block: Tensor) -> None:
             if rank == "1" and how == "full":
                 raise OSError(errno.ENOSPC, "No space left on device")
             if rank == "1" and how == "stopped":
                 os.kill(os.getpid(), signal.SIGTERM)
-            real(writer, name, first_row, rows * (1.01 if how == "broken" and "mlp.down" in name else 1))
+            real(writer, name, first_row, block * (1.01 if how == "broken" and "mlp.down" in name else 1))
 
         safetensors_writer.FileWriter.write = write  # type: ignore[method-assign]
         with start_engine() as engine, interruption.watched(), interruption.deferred():

@@ -145,7 +145,7 @@ def test_the_engine_is_asked_for_what_fits() -> None:
     assert not any("GB of weights" in warning for warning in found["warnings"])
     small = load_cluster("h100").model_copy(update={"node_memory_gb": 256})
     warnings = document("ladder-8b-70b", small)["warnings"]
-    assert [warning for warning in warnings if "GB of weights" in warning][0].startswith("70b has 28")
+    assert next(warning for warning in warnings if "GB of weights" in warning).startswith("70b has 28")
     seventy = last["stages"][-1]
     assert seventy["layout"]["checkpointing"] and seventy["layout"]["precision"] == "mixed"
     assert seventy["checkpoint"]["bytes"] == pytest.approx(12 * 70.6e9, rel=1e-3)
