@@ -29,7 +29,7 @@ from kinfolk.growth.claims import refuse_plan
 from kinfolk.growth.dynamics import stage_rates
 from kinfolk.laws.choose import ChosenLaw
 from kinfolk.plan.document import objective_document, source_document, stage_flops
-from kinfolk.plan.stages import Stage
+from kinfolk.plan.stages import Grow, Stage
 from kinfolk.plan.strategies import Strategy, plan_family
 from kinfolk.schedule.live import NotYet
 from kinfolk.train import checkpoint
@@ -219,7 +219,7 @@ def _start_stage(
     def progress(what: str, done: int, total: int) -> None:
         interruption.heed()
         if engine.is_main and what == "growing":
-            view.prepared(f"{what} {stage.name}", done, total)
+            view.prepared(f"{'growing' if isinstance(stage.source, Grow) else 'beginning'} {stage.name}", done, total)
 
     begun = begin_stage(stage, run.plan, run.family, run.store, run.stages, engine, progress)
 
