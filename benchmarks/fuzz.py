@@ -30,7 +30,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from kinfolk.build.ledger import Ledger
-from kinfolk.build.run import Run, _known_data, given_up, stages_to_train, unfinished_members
+from kinfolk.build.remaining import given_up, stages_to_train, unfinished_members
+from kinfolk.build.run import Run, _known_data
 from kinfolk.data.formats import read_file
 from kinfolk.data.tokens import open_store
 from kinfolk.errors import KinfolkError

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from micro import in_child
 
-from kinfolk.build.ledger import Ledger, only_build_in
+from kinfolk.build.ledger import Ledger
+from kinfolk.build.locks import only_build_in
 from kinfolk.errors import KinfolkError
 
 

@@ -7,8 +7,10 @@ import pytest
 from micro import RecordingView, exit_code, family, in_child, leftovers, members_of, start_child
 
 from kinfolk.build.build import build
-from kinfolk.build.ledger import Ledger, only_build_in
-from kinfolk.build.run import open_run, stages_to_train, unfinished_members
+from kinfolk.build.ledger import Ledger
+from kinfolk.build.locks import only_build_in
+from kinfolk.build.remaining import stages_to_train, unfinished_members
+from kinfolk.build.run import open_run
 from kinfolk.errors import KinfolkError
 
 

@@ -5,6 +5,7 @@ the build's ledger (`schedule_chosen`) and, as plain fields, in its family.yaml;
 """
 
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from kinfolk.build.build import build, refuse_unbuildable
-from kinfolk.build.ledger import Ledger, only_build_in
+from kinfolk.build.ledger import Ledger
+from kinfolk.build.locks import enter_run, holds_only_locks
 from kinfolk.build.run import BuildView
 from kinfolk.build.schedule_probe import conclude, run_probe
 from kinfolk.data.tokenizer import with_vocabulary
@@ -41,9 +43,10 @@ def build_family(
     view: BuildView,
     law: ChosenLaw | None = None,
     layout: Layout = Layout(),  # noqa: B008 (frozen)
+    only: Sequence[str] = (),
 ) -> None:
-    """Build a family in the run directory `folder` as `kinfolk.build.build.build` does, with the schedule chosen first
-    where its file leaves that to the build.
+    """Build a family, or with `only` these members of it, in the run directory `folder` as `kinfolk.build.build.build`
+    does, with the schedule chosen first where its file leaves that to the build. Of several jobs, one chooses.
     """
     with start_engine(layout) as engine:
         if loaded.auto_schedule:
@@ -51,14 +54,16 @@ def build_family(
                 interruption = held.enter_context(Interruption(second_stops=engine.world_size == 1).watched())
                 if not engine.is_main:
                     held.enter_context(interruption.deferred())
-                loaded = _with_chosen_schedule(loaded, folder, view, engine)
-        build(loaded, folder, view, law=law, engine=engine)
+                loaded = _with_chosen_schedule(loaded, folder, view, engine, only)
+        build(loaded, folder, view, law=law, engine=engine, only=only)
 
 
-def _with_chosen_schedule(loaded: LoadedFamily, folder: Path, view: BuildView, engine: Engine) -> LoadedFamily:
+def _with_chosen_schedule(
+    loaded: LoadedFamily, folder: Path, view: BuildView, engine: Engine, only: Sequence[str]
+) -> LoadedFamily:
     """The family with the schedule that was chosen in this run directory, or is now."""
     with ExitStack() as held:
-        engine.on_main(partial(_claim, loaded, folder, view, engine, held))
+        engine.on_main(partial(_claim, loaded, folder, view, engine, held, only))
         chosen = _recorded(loaded, folder)
         if chosen is None:
             family = with_vocabulary(loaded)
@@ -70,14 +75,18 @@ def _with_chosen_schedule(loaded: LoadedFamily, folder: Path, view: BuildView, e
     return replace(loaded, family=chosen.applied(loaded.family), auto_schedule=False)
 
 
-def _claim(loaded: LoadedFamily, folder: Path, view: BuildView, engine: Engine, held: ExitStack) -> None:
-    """Take the run directory until `held` closes, and prepare the data of build and probe."""
-    refuse_unbuildable(loaded, partial(plan_family, origin=loaded.origin), engine)
+def _claim(
+    loaded: LoadedFamily, folder: Path, view: BuildView, engine: Engine, held: ExitStack, only: Sequence[str]
+) -> None:
+    """Take the run directory until `held` closes, and prepare the data of build and probe.
+
+    Other jobs that are given members wait until then.
+    """
+    refuse_unbuildable(loaded, partial(plan_family, origin=loaded.origin), engine, only)
     family = with_vocabulary(loaded)
     price = probe_price(family, design_probe(family))
-    existed = folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    held.enter_context(only_build_in(folder))
+    existed = folder.exists() and not holds_only_locks(folder)
+    enter_run(folder, bool(only), held, held, view.say)
     if Ledger(folder / "ledger.jsonl").events(CHOSEN):
         return
     if (folder / "family.yaml").exists():

@@ -6,23 +6,25 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
 
 import kinfolk
-from kinfolk.build.damage import set_aside_damaged
-from kinfolk.build.finish import finish_member
+from kinfolk.build.finish import compare_members, finish_member
 from kinfolk.build.forecast import check_forecast
-from kinfolk.build.ledger import only_build_in
+from kinfolk.build.jobs import Job, Turn
+from kinfolk.build.locks import enter_run, holds_only_locks
 from kinfolk.build.origin import begin_stage, stage_config
 from kinfolk.build.outlook import Outlook, begin_outlook
-from kinfolk.build.run import BuildView, Run, begin_run, given_up, open_run, stages_to_train, unfinished_members
+from kinfolk.build.remaining import share_of
+from kinfolk.build.run import BuildView, Run, begin_run, open_run
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import LoadedFamily
 from kinfolk.growth.claims import refuse_plan
@@ -50,6 +52,8 @@ from kinfolk.train.stage import (
 )
 from kinfolk.train.tensor_parallel import refuse_tensor_parallel
 
+T = TypeVar("T")
+
 
 def build(
     loaded: LoadedFamily,
@@ -58,12 +62,14 @@ def build(
     strategy: Strategy | None = None,
     law: ChosenLaw | None = None,
     engine: Engine | None = None,
+    only: Sequence[str] = (),
 ) -> None:
     """Build every member of the family in the run directory `folder`, or what is still missing of it.
 
     `strategy` makes the plan; by default the one that the family names. With a `law`, or one from an earlier call,
     every finished stage is held against its forecast, and the rest is forecast anew. `engine` is one that has been
-    started already, in which a process can join the others only once.
+    started already, in which a process can join the others only once. With `only`, these members alone are built, and
+    other jobs may build others in the same folder at the same time.
 
     Under torchrun every process calls this. Raises KinfolkError for what the user can mend, and Interrupted after
     saving when a stop was asked for; the same call goes on from there. The processes other than the main one raise
@@ -80,31 +86,42 @@ def build(
         if not engine.is_main:
             # They note a signal, tell the main process of it with the next step, and follow that.
             held.enter_context(interruption.deferred())
-        engine.on_main(lambda: _claim(loaded, folder, engine, view, held, strategy, law))
+        preparing = held.enter_context(ExitStack())
+        engine.on_main(lambda: _claim(loaded, folder, engine, view, held, preparing, strategy, law, only))
         run = open_run(loaded, folder, strategy)
-        engine.on_main(lambda: set_aside_damaged(run, view.say))
-        training, finishing = stages_to_train(run), unfinished_members(run)
-        if not training and not finishing and run.ledger.events()[-1]["event"] == "build_finished":
+        job = held.enter_context(Job(run, only, view))
+        engine.on_main(job.look_through)
+        if _said_by_main(engine, lambda: job.is_idle):
             if engine.is_main:
                 what = "run of the probe" if run.plan.is_trial else "member"
-                view.say(f"{run.family.name}  every {what} is finished; there is nothing to do")
+                which = f"every {what} is finished" if not only else f"finished: {', '.join(only)}"
+                view.say(f"{run.family.name}  {which}; there is nothing to do")
             return
-
-        def record(event: str, **fields: Any) -> None:
-            if engine.is_main:
-                run.ledger.append(event, **fields)
-
-        record("build_started", command=command_line(), versions=versions(), machine=machine(engine))
+        engine.on_main(lambda: job.begin(command=command_line(), versions=versions(), machine=machine(engine)))
+        preparing.close()
         if engine.is_main:
-            view.planned(run.family.name, run.document["stages"])
-        for stage in run.plan.stages:
-            if stage.name in training - given_up(run):
-                _train(run, stage, engine, view, interruption)
-            if stage.member in finishing:
-                engine.on_main(partial(finish_member, run, stage, engine, view))
-            if not run.plan.is_trial:
-                engine.on_main(partial(check_forecast, run, stage, engine, view))
-        record("build_finished", seconds=time.monotonic() - began)
+            view.planned(run.family.name, job.documents)
+        while (turn := _said_by_main(engine, job.next_turn)) is not None:
+            _take_turn(run, turn, engine, view, interruption)
+        check = partial(check_forecast, run, engine=engine, view=view)
+        engine.on_main(lambda: job.end(check, partial(compare_members, run, engine), time.monotonic() - began))
+
+
+def _said_by_main(engine: Engine, ask: Callable[[], T]) -> T:
+    """What the main process answers, in all of them."""
+    said: list[T] = []
+    engine.on_main(lambda: said.append(ask()))
+    answer: T = engine.gather(said[0] if said else None)[0]
+    return answer
+
+
+def _take_turn(run: Run, turn: Turn, engine: Engine, view: BuildView, interruption: Interruption) -> None:
+    stage = run.plan.stage(turn.stage)
+    if turn.trains:
+        _train(run, stage, engine, view, interruption)
+    if turn.finishes:
+        engine.on_main(partial(finish_member, run, stage, engine, view))
+    engine.on_main(partial(check_forecast, run, stage, engine, view))
 
 
 def _claim(
@@ -113,23 +130,27 @@ def _claim(
     engine: Engine,
     view: BuildView,
     held: ExitStack,
+    preparing: ExitStack,
     strategy: Strategy,
     law: ChosenLaw | None,
+    only: Sequence[str],
 ) -> None:
-    """Take the run directory for this build until `held` closes, and prepare it; a refusal leaves no trace of it."""
-    refuse_unbuildable(loaded, strategy, engine)
-    existed = folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    held.enter_context(only_build_in(folder))
+    """Take the run directory until `held` closes, and prepare it; a refusal leaves no trace of it.
+
+    It is taken for this build, or as one of several jobs, of which the next one begins when `preparing` closes.
+    """
+    refuse_unbuildable(loaded, strategy, engine, only)
+    existed = folder.exists() and not holds_only_locks(folder)
+    alone = enter_run(folder, bool(only), held, preparing, view.say)
     try:
-        begin_run(loaded, folder, view, strategy, law)
+        begin_run(loaded, folder, view, strategy, law, alone)
     except BaseException:
         if not existed and not (folder / "data").exists():
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def refuse_unbuildable(loaded: LoadedFamily, strategy: Strategy, engine: Engine) -> None:
+def refuse_unbuildable(loaded: LoadedFamily, strategy: Strategy, engine: Engine, only: Sequence[str] = ()) -> None:
     """KinfolkError for a family that can be planned and not be built, before anything is written."""
     family = loaded.family
     missing = [member.name for member in family.members if member.shape is None]
@@ -141,6 +162,7 @@ def refuse_unbuildable(loaded: LoadedFamily, strategy: Strategy, engine: Engine)
         )
     plan = strategy(family)
     refuse_plan(plan, family.model.architecture)
+    share_of(plan, only)
     for stage in plan.stages:
         rows_of_rank(smallest_rows(stage, family.model.context_length), engine.data_rank, engine.data_parallel)
         assert stage.shape is not None

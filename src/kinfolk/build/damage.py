@@ -6,50 +6,63 @@ What counts is then the state before it: an earlier checkpoint, the stage that c
 import shutil
 from collections.abc import Callable
 
+from kinfolk.build.locks import stage_lock
 from kinfolk.build.members import weights_digest
-from kinfolk.build.run import Run, unfinished_members
+from kinfolk.build.remaining import Share, unfinished_members
+from kinfolk.build.run import Run
+from kinfolk.plan.stages import Stage
 from kinfolk.train import checkpoint
 
 DAMAGED = "damaged"
 """Folder of the run directory for damaged members; nothing reads it, and it can be deleted."""
 
 
-def set_aside_damaged(run: Run, say: Callable[[str], None]) -> None:
-    """Look through all that the build needs of what it wrote: members by hash, checkpoints by hash, the ledger's lines.
+def set_aside_damaged(run: Run, share: Share, say: Callable[[str], None]) -> set[str]:
+    """Look through what a share needs of all that was written: members by hash, checkpoints by hash, the ledger.
 
-    Checkpoints are read only where something still begins with them.
+    Returns the stages that were left out, because another job is at work on them.
     """
     lines = ", ".join(map(str, run.ledger.damaged()))
     if lines:
         say(f"warning: {run.folder / 'ledger.jsonl'}: line {lines} is damaged or cut in half, and is passed over")
-    _members(run, say)
-    _checkpoints(run, say)
-
-
-def _members(run: Run, say: Callable[[str], None]) -> None:
-    hashes = {event["member"]: event["sha256"] for event in run.ledger.events("member_finished")}
-    for name, expected in hashes.items():
-        folder = run.member(name)
-        if folder.is_dir() and weights_digest(folder) != expected:
-            aside = run.folder / DAMAGED / name
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(exist_ok=True)
-            folder.rename(aside)
-            problem = "the weights are not those that were written"
-            run.ledger.append("damaged", path=str(folder.relative_to(run.folder)), problem=problem)
-            say(f"warning: {folder}: {problem}; it is set aside as {aside}, and {name} is exported again")
-
-
-def _checkpoints(run: Run, say: Callable[[str], None]) -> None:
-    finished = {event["stage"] for event in run.ledger.events("stage_finished")}
-    members = unfinished_members(run)
+    left_out = set()
     for stage in reversed(run.plan.stages):  # children first: one that has lost all it had begins anew from its parent
-        children = [child.name for child in run.plan.stages if child.parent == stage.name]
-        begun = all(checkpoint.latest(run.checkpoints(child)) for child in children)
-        if stage.name in finished and stage.member not in members and begun:
-            continue
-        for error in checkpoint.set_aside_damaged(run.checkpoints(stage.name)):
-            run.ledger.append("damaged", path=error.where, problem=error.problem)
-            before = checkpoint.latest(run.checkpoints(stage.name))
-            state = f"its step {checkpoint.step_of(before)}" if before else "its beginning"
-            say(f"warning: {error.where}: {error.problem}; the stage goes on from {state}")
+        if stage.name in share.stages:
+            with stage_lock(run.folder, stage.name) as lock:
+                if lock.take():
+                    set_aside_of_stage(run, stage, share, say)
+                else:
+                    left_out.add(stage.name)
+    return left_out
+
+
+def set_aside_of_stage(run: Run, stage: Stage, share: Share, say: Callable[[str], None]) -> None:
+    """Look through the member and the checkpoints of one stage, whose lock the caller holds.
+
+    Checkpoints are read only where something of the share still begins with them.
+    """
+    if stage.member in share.members:
+        _member(run, stage.member, say)
+    children = [child.name for child in run.plan.stages if child.parent == stage.name and child.name in share.stages]
+    finished = {event["stage"] for event in run.ledger.events("stage_finished")}
+    begun = all(checkpoint.latest(run.checkpoints(child)) for child in children)
+    if stage.name in finished and stage.member not in unfinished_members(run) and begun:
+        return
+    for error in checkpoint.set_aside_damaged(run.checkpoints(stage.name)):
+        run.ledger.append("damaged", path=error.where, problem=error.problem)
+        before = checkpoint.latest(run.checkpoints(stage.name))
+        state = f"its step {checkpoint.step_of(before)}" if before else "its beginning"
+        say(f"warning: {error.where}: {error.problem}; the stage goes on from {state}")
+
+
+def _member(run: Run, name: str, say: Callable[[str], None]) -> None:
+    hashes = {event["member"]: event["sha256"] for event in run.ledger.events("member_finished")}
+    folder = run.member(name)
+    if name in hashes and folder.is_dir() and weights_digest(folder) != hashes[name]:
+        aside = run.folder / DAMAGED / name
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        folder.rename(aside)
+        problem = "the weights are not those that were written"
+        run.ledger.append("damaged", path=str(folder.relative_to(run.folder)), problem=problem)
+        say(f"warning: {folder}: {problem}; it is set aside as {aside}, and {name} is exported again")

@@ -59,32 +59,66 @@ def finish_member(run: Run, stage: Stage, engine: Engine, view: BuildView) -> No
     )
 
 
+def compare_members(run: Run, engine: Engine) -> None:
+    """Compare members that were finished by several jobs, the earlier after the later, as `finish_member` would have.
+
+    Events of versions that compared with the one before only are left as they are.
+    """
+    compared = [
+        event
+        for event in run.ledger.events()
+        if event["event"] in ("member_finished", "members_compared") and "kl_from_earlier" in event
+    ]
+    known = {event["member"]: event["kl_from_earlier"] for event in compared}
+    for stage in run.plan.stages:
+        if stage.member not in known:
+            continue
+        before = {each["previous"]: each for each in known[stage.member]}
+        missing = [name for name in _earlier_members(run, stage) if name not in before and run.member(name).is_dir()]
+        if not missing:
+            continue
+        model, _ = load_checkpoint(run.member(stage.member), "cpu")
+        engine.place(model)
+        before |= {name: _kl_from(run, name, model, engine) for name in missing}
+        found = [before[name] for name in _earlier_members(run, stage) if name in before]
+        run.ledger.append(
+            "members_compared",
+            member=stage.member,
+            stage=stage.name,
+            kl_from_previous=_of_previous(run, stage, found),
+            kl_from_earlier=found,
+        )
+
+
 def _kl_from_earlier(run: Run, stage: Stage, model: PreTrainedModel, engine: Engine) -> list[dict[str, Any]]:
     """How far the predictions of every member before this one, or version of it, are from this one's.
 
-    They are read as they were exported; members whose folder has been removed since are left out.
+    They are read as they were exported. Members whose folder has been removed since are left out, and so are those that
+    another job has not finished yet.
     """
+    finished = {event["member"] for event in run.ledger.events("member_finished")}
+    there = [name for name in _earlier_members(run, stage) if name in finished and run.member(name).is_dir()]
+    return [_kl_from(run, name, model, engine) for name in there]
+
+
+def _kl_from(run: Run, earlier: str, model: PreTrainedModel, engine: Engine) -> dict[str, Any]:
+    """How far the predictions of an earlier member are from a model's."""
+    small, _ = load_checkpoint(run.member(earlier), "cpu")
+    engine.place(small)
     sequences = held_out_sample(run.store, run.family.model.context_length)
-    found = []
-    for earlier in _earlier_members(run, stage):
-        if earlier.member is None or not run.member(earlier.member).is_dir():
-            continue
-        small, _ = load_checkpoint(run.member(earlier.member), "cpu")
-        engine.place(small)
-        found.append({"previous": earlier.member, **adjacent_kl(small, model, sequences, engine.device).to_dict()})
-    return found
+    return {"previous": earlier, **adjacent_kl(small, model, sequences, engine.device).to_dict()}
 
 
 def _of_previous(run: Run, stage: Stage, found: list[dict[str, Any]]) -> dict[str, Any] | None:
     """What was found of the next smaller member, or of the version before."""
-    previous = [each.member for each in _earlier_members(run, stage)][-1:]
+    previous = _earlier_members(run, stage)[-1:]
     return next((each for each in found if [each["previous"]] == previous), None)
 
 
-def _earlier_members(run: Run, stage: Stage) -> list[Stage]:
-    """The stages that finish a member before this one does."""
-    finished = [each for each in run.plan.stages if each.member]
-    return finished[: finished.index(stage)]
+def _earlier_members(run: Run, stage: Stage) -> list[str]:
+    """The members that come before the one that a stage finishes."""
+    members = [each.member for each in run.plan.stages if each.member is not None]
+    return members[: members.index(str(stage.member))]
 
 
 def _held_out_of_version(run: Run, stage: Stage, model: PreTrainedModel, engine: Engine) -> dict[str, Any] | None:

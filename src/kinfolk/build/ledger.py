@@ -3,12 +3,10 @@
 import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kinfolk.errors import KinfolkError
 from kinfolk.lines import line_of, read_lines
 
 _NEEDED = {
@@ -16,12 +14,17 @@ _NEEDED = {
     "stage_finished": ("stage",),
     "stage_diverged": ("stage",),
     "member_finished": ("member", "sha256"),
+    "members_compared": ("member",),
 }
 """Fields, all of them texts, without which an event that a build goes by says nothing."""
 
 
+JOB_FINISHED = "job_finished"
+"""Event: one of several jobs has done all that its members need."""
+
+
 class Ledger:
-    """Appends JSON lines to `ledger.jsonl`; each is on the disk before `append` returns."""
+    """Appends JSON lines to `ledger.jsonl`, also from several processes; each is on the disk before `append` returns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -30,10 +33,10 @@ class Ledger:
         """Add one event; NaN and infinity are refused (ValueError)."""
         line = line_of({"event": event, "time": round(time.time(), 3), **fields})
         with open(self._path, "a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             # A process killed while it wrote leaves half a line: end it, so that this event stands on its own.
-            if file.tell() and not _ends_with_newline(file):
-                file.write(b"\n")
-            file.write(line.encode() + b"\n")
+            before = b"\n" if file.seek(0, os.SEEK_END) and not _ends_with_newline(file) else b""
+            file.write(before + line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -44,7 +47,26 @@ class Ledger:
 
     def damaged(self) -> tuple[int, ...]:
         """Numbers of the lines that are not what was written, or that a kill has cut in half."""
-        return read_lines(self._path).damaged
+        try:
+            with open(self._path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)  # so that none is half written at the moment
+                return read_lines(self._path).damaged
+        except FileNotFoundError:
+            return ()
+
+    def is_over(self) -> bool:
+        """Whether the last build has come to its end."""
+        return is_over([event["event"] for event in self.events()])
+
+
+def is_over(events: Sequence[str]) -> bool:
+    """Whether events of these names, in order, end with the end of a build; jobs may notice it afterwards.
+
+    >>> is_over(["build_started", "build_finished", "job_finished"]), is_over(["build_finished", "build_started"])
+    (True, False)
+    """
+    last = next((event for event in reversed(events) if event != JOB_FINISHED), None)
+    return last == "build_finished"
 
 
 def _is_whole(record: dict[str, Any]) -> bool:
@@ -55,18 +77,3 @@ def _is_whole(record: dict[str, Any]) -> bool:
 def _ends_with_newline(file: Any) -> bool:
     file.seek(-1, os.SEEK_END)
     return bool(file.read(1) == b"\n")
-
-
-@contextmanager
-def only_build_in(run: Path) -> Iterator[None]:
-    """Hold the run directory for this process; KinfolkError if another build holds it. A dead process holds nothing."""
-    with open(run / "lock", "a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise KinfolkError(
-                "another build is at work in this run directory",
-                where=str(run),
-                fix="wait for it, or choose another --run",
-            ) from None
-        yield

@@ -1,4 +1,4 @@
-"""A run directory: begun by one process, opened by all, and what is still to do in it."""
+"""A run directory: begun by one process, opened by all."""
 
 import shutil
 import time
@@ -22,7 +22,6 @@ from kinfolk.laws.loss import save_law
 from kinfolk.plan.document import plan_document
 from kinfolk.plan.stages import Plan, Stage
 from kinfolk.plan.strategies import Strategy, plan_family
-from kinfolk.train import checkpoint
 from kinfolk.train.monitor import View
 
 LAW = "law.json"
@@ -82,21 +81,29 @@ def begin_run(
     view: BuildView,
     strategy: Strategy = plan_family,
     law: ChosenLaw | None = None,
+    alone: bool = True,
 ) -> None:
     """Tokenise the data and write down the resolved family and plan, as far as that was not done before.
 
-    A family that only has more members, or more versions of the data, than the run was begun with extends it.
-    KinfolkError for a folder that holds another family, and for what is wrong with the data.
+    A family that only has more members, or more versions of the data, than the run was begun with extends it, but not
+    while other jobs build what there was: then the caller is not `alone`. KinfolkError for a folder that holds another
+    family, and for what is wrong with the data.
     """
     began = time.monotonic()
     family = with_absolute_paths(loaded)
     record = folder / "family.yaml"
     members, versions = _added(record, family, folder) if record.exists() else ([], [])
     added = bool(members or versions)
+    if added and not alone:
+        raise KinfolkError(
+            f"{[*members, *versions][0]} cannot be added while other jobs build without it",
+            where=str(folder),
+            fix="wait for them, or stop them, and start all of them with this family file",
+        )
     shutil.rmtree(folder / ("data" + files.UNFINISHED), ignore_errors=True)
     ledger = Ledger(folder / "ledger.jsonl")
     known = _known_data(ledger)
-    stores = _prepared(loaded, family, folder, view, known)
+    stores = _prepared(loaded, family, folder, view, known, alone)
     if FIRST not in known:
         first = stores[FIRST]
         ledger.append("data_prepared", **data_counts(first), sha256=first.digest, seconds=time.monotonic() - began)
@@ -127,7 +134,7 @@ def _known_data(ledger: Ledger) -> dict[str, str | None]:
 
 
 def _prepared(
-    loaded: LoadedFamily, family: Family, folder: Path, view: BuildView, known: dict[str, str | None]
+    loaded: LoadedFamily, family: Family, folder: Path, view: BuildView, known: dict[str, str | None], alone: bool
 ) -> dict[str, TokenStore]:
     """The tokenised data; where they are damaged and it can be told whether they come out the same, made again.
 
@@ -142,6 +149,12 @@ def _prepared(
     except DamagedStoreError as damage:
         if not known or None in known.values() or damage.store.is_symlink():
             raise
+        if not alone:
+            raise KinfolkError(
+                f"{damage.problem}, and other jobs read the data at the moment",
+                where=damage.where,
+                fix="stop them; the first that starts again tokenises the data again",
+            ) from None
         view.say(f"warning: {damage.where}: {damage.problem}; the data are tokenised again")
         shutil.rmtree(folder / "data")
         stores = prepare()
@@ -229,42 +242,6 @@ def _document(family: Family, plan: Plan, stores: Stores, law: ChosenLaw | None 
 def later_tokens(stores: Stores) -> dict[str, int]:
     """Training tokens of the versions behind the first, by name."""
     return {name: len(store.train) for name, store in stores.items() if name != FIRST}
-
-
-def unfinished_members(run: Run) -> set[str]:
-    """The members that are not finished, or whose folder has gone since."""
-    finished = {event["member"] for event in run.ledger.events("member_finished")}
-    wanted = {stage.member for stage in run.plan.stages if stage.member is not None}
-    return {name for name in wanted if name not in finished or not run.member(name).is_dir()}
-
-
-def stages_to_train(run: Run) -> set[str]:
-    """The stages that are not finished, and finished ones whose last state is gone and still needed.
-
-    A last state is needed for as long as the stage's member is not exported, or a child has not begun.
-    """
-    lost = given_up(run)
-    finished = {event["stage"] for event in run.ledger.events("stage_finished")}
-    members, found = unfinished_members(run), set[str]()
-
-    def is_needed(stage: Stage) -> bool:
-        children = [child.name for child in run.plan.stages if child.parent == stage.name]
-        return stage.member in members or any(
-            child in found and checkpoint.latest(run.checkpoints(child)) is None for child in children
-        )
-
-    for stage in reversed(run.plan.stages):  # children first
-        last = checkpoint.latest(run.checkpoints(stage.name))
-        gone = last is None or checkpoint.step_of(last) < stage.steps
-        if stage.name not in lost and (stage.name not in finished or (gone and is_needed(stage))):
-            found.add(stage.name)
-    return found
-
-
-def given_up(run: Run) -> set[str]:
-    """Stages of a trial that diverged, and all that were to follow them; nothing in a plan that is no trial."""
-    diverged = {event["stage"] for event in run.ledger.events("stage_diverged")} if run.plan.is_trial else set()
-    return {stage.name for stage in run.plan.stages if diverged & {part.name for part in run.plan.lineage(stage.name)}}
 
 
 def data_counts(store: TokenStore) -> dict[str, int]:

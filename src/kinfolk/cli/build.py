@@ -1,5 +1,7 @@
 """kinfolk build"""
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +34,13 @@ def build(
         bool | None,
         typer.Option(help="Write checkpoints while training goes on; by default on a GPU.", show_default=False),
     ] = None,
+    only: Annotated[
+        list[str],
+        typer.Option(
+            metavar="MEMBER",
+            help="Build these members only (repeatable); other jobs may build others in the same run directory.",
+        ),
+    ] = [],  # noqa: B006 (typer copies it)
     set_: SetOption = [],  # noqa: B006 (typer copies it)
 ) -> None:
     """Build every member of a family, or go on with a build that was stopped or killed."""
@@ -41,6 +50,7 @@ def build(
     loaded = load_family(family, with_strategy(set_, strategy))
 
     from kinfolk.build.auto import build_family
+    from kinfolk.build.locks import one_at_a_time
     from kinfolk.laws.choose import choose_law
     from kinfolk.report.page import write_report
     from kinfolk.train.layout import Layout
@@ -49,9 +59,10 @@ def build(
     folder = run or Path("runs") / loaded.family.name
     layout = Layout(replicas, tensor_parallel, recompute, compile_, reduce_each, background_saving)
     with live_view() as view:
-        build_family(loaded, folder, view, chosen, layout)
+        build_family(loaded, folder, view, chosen, layout, only)
     if not is_main_process():
         return
-    page = write_report([folder], folder / "report.html")
+    with one_at_a_time(folder, partial(print, file=sys.stderr)):  # of several jobs, the last one's report stays
+        page = write_report([folder], folder / "report.html")
     print(f"report:  {page}")
     print(f"members: {folder / 'members'}")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinfolk import files
+from kinfolk.build.remaining import unfinished_members
 from kinfolk.build.renew import README, is_member
-from kinfolk.build.run import unfinished_members
 from kinfolk.build.snapshot import open_existing
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import load_family

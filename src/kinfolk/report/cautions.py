@@ -103,7 +103,7 @@ def _of_run(run: Run) -> list[Caution]:
     if len(machines(run)) > 1:
         add(
             "warning",
-            "The build moved to another machine or other processes or threads; its seconds add up unlike things.",
+            "The build used several machines, or numbers of processes or threads; its seconds add up unlike things.",
         )
     versions = {tuple(sorted((key, str(value)) for key, value in build.versions.items())) for build in run.builds}
     if len(versions) > 1:

@@ -15,11 +15,23 @@ class BuildStarted(Record):
     command: Command
     versions: dict[str, Any] = {}
     machine: dict[str, Any] = {}
+    job: str | None = None
+    """Sets it apart from others at the same time; older ledgers have none."""
+    only: tuple[str, ...] | None = None
+    """The members that it was given; None for a build of all."""
+
+
+class JobFinished(Record):
+    """One of several jobs has done all that its members need."""
+
+    time: float
+    job: str
 
 
 class BuildFinished(Record):
     time: float
     seconds: float
+    job: str | None = None
 
 
 class DataPrepared(Record):
@@ -142,6 +154,15 @@ class MemberFinished(Record):
         return self.kl_from_earlier or ((self.kl_from_previous,) if self.kl_from_previous else ())
 
 
+class MembersCompared(Record):
+    """What `MemberFinished` lacks of members that another job had not finished then."""
+
+    member: str
+    stage: str
+    kl_from_previous: Divergence | None
+    kl_from_earlier: tuple[Divergence, ...]
+
+
 class Outlook(Record):
     """What was forecast of a stage's end beside one of its held-out losses."""
 
@@ -171,6 +192,7 @@ class ForecastChecked(Record):
 
 Event = (
     BuildStarted
+    | JobFinished
     | BuildFinished
     | DataPrepared
     | StageStarted
@@ -180,11 +202,13 @@ Event = (
     | StageFinished
     | StageDiverged
     | MemberFinished
+    | MembersCompared
     | ForecastChecked
 )
 
 EVENTS: dict[str, type[Event]] = {
     "build_started": BuildStarted,
+    "job_finished": JobFinished,
     "build_finished": BuildFinished,
     "data_prepared": DataPrepared,
     "stage_started": StageStarted,
@@ -194,5 +218,6 @@ EVENTS: dict[str, type[Event]] = {
     "stage_finished": StageFinished,
     "stage_diverged": StageDiverged,
     "member_finished": MemberFinished,
+    "members_compared": MembersCompared,
     "forecast_checked": ForecastChecked,
 }

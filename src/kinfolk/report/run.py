@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from kinfolk.build.ledger import is_over
 from kinfolk.errors import KinfolkError
 from kinfolk.lines import parse_lines
 from kinfolk.report.evaluation import Consistency, TaskResult, read_consistency, read_tasks
@@ -20,7 +21,9 @@ from kinfolk.report.events import (
     ForecastChecked,
     Grown,
     Interrupted,
+    JobFinished,
     MemberFinished,
+    MembersCompared,
     StageDiverged,
     StageFinished,
     StageResumed,
@@ -77,6 +80,8 @@ class Run:
     plan: Plan
     stages: tuple[StageRun, ...]
     builds: tuple[BuildStarted, ...]
+    ended_jobs: frozenset[str]
+    """The jobs among them that came to their end."""
     data: DataPrepared | None
     build_finished: BuildFinished | None
     damaged_lines: tuple[int, ...]
@@ -114,6 +119,14 @@ class Run:
         return trained and len(self.members) == len(self.member_stages) and self.build_finished is not None
 
     @property
+    def open_jobs(self) -> tuple[BuildStarted, ...]:
+        """Of several jobs, the last one with each choice of members, where it has not come to its end: it is at work,
+        or was stopped or killed.
+        """
+        last = {build.only: build for build in self.builds if build.only}
+        return () if self.complete else tuple(each for each in last.values() if each.job not in self.ended_jobs)
+
+    @property
     def spent(self) -> Flops:
         return Flops(
             six_nd=sum(stage.flops.six_nd for stage in self.stages),
@@ -141,13 +154,15 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     last = {type(event): event for event in events}
     data, finished = last.get(DataPrepared), last.get(BuildFinished)
     # A build that was started again after it had finished is going on.
-    ended = bool(events) and isinstance(events[-1], BuildFinished)
+    names = {kind: event for event, kind in EVENTS.items()}
+    ended = is_over([names[type(event)] for event in events])
     return Run(
         name=name if name is not None else (folder.resolve().name or str(folder)),
         family_file=family_file,
         plan=plan,
         stages=tuple(_stage(folder, stage, events) for stage in plan.stages),
         builds=tuple(event for event in events if isinstance(event, BuildStarted)),
+        ended_jobs=frozenset(event.job for event in events if isinstance(event, JobFinished)),
         data=data if isinstance(data, DataPrepared) else None,
         build_finished=finished if isinstance(finished, BuildFinished) and ended else None,
         damaged_lines=damaged,
@@ -213,6 +228,10 @@ def _stage(folder: Path, plan: PlannedStage, events: list[Event]) -> StageRun:
     def last(kind: type[Kind]) -> Kind | None:
         return next((event for event in reversed(own) if isinstance(event, kind)), None)
 
+    member, compared = last(MemberFinished), last(MembersCompared)
+    if member and compared and own.index(compared) > own.index(member):
+        later = {"kl_from_previous": compared.kl_from_previous, "kl_from_earlier": compared.kl_from_earlier}
+        member = member.model_copy(update=later)
     path = folder / "stages" / plan.name / "metrics.jsonl"
     lines = parse_lines(_text(path) if path.is_file() else "")
     return StageRun(
@@ -220,7 +239,7 @@ def _stage(folder: Path, plan: PlannedStage, events: list[Event]) -> StageRun:
         started=last(StageStarted),
         growth=last(Grown),
         finished=last(StageFinished),
-        member=last(MemberFinished),
+        member=member,
         forecast=last(ForecastChecked),
         diverged=last(StageDiverged),
         interruptions=tuple(event for event in own if isinstance(event, Interrupted | StageResumed)),

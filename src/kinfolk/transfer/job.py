@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from kinfolk import files
 from kinfolk.build.build import command_line, machine, versions
-from kinfolk.build.ledger import Ledger, only_build_in
+from kinfolk.build.ledger import Ledger
+from kinfolk.build.locks import only_build_in
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import first_difference
 from kinfolk.train import checkpoint

@@ -1,7 +1,6 @@
 """The report of runs that may still grow, made anew only when their files have changed and somebody looks."""
 
 import hashlib
-import json
 import os
 import re
 import tempfile
@@ -13,7 +12,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from kinfolk.build.ledger import is_over
 from kinfolk.errors import KinfolkError, in_short
+from kinfolk.lines import parse_lines
 from kinfolk.report import embed
 from kinfolk.report.page import write_report
 from kinfolk.report.run import read_run
@@ -107,10 +108,10 @@ def _problem(run: Path) -> str:
 
 def _finished(ledger: Path) -> bool:
     try:
-        last = json.loads(ledger.read_bytes().splitlines()[-1])
-    except (OSError, ValueError, IndexError):
+        records = parse_lines(ledger.read_text("utf-8", errors="replace")).records
+    except OSError:
         return False
-    return isinstance(last, dict) and last.get("event") == "build_finished"
+    return is_over([str(record.get("event")) for _, record in records])
 
 
 def _files(runs: Sequence[Path]) -> Iterator[tuple[str, int, int]]:
