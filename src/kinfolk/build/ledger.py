@@ -24,7 +24,7 @@ JOB_FINISHED = "job_finished"
 
 
 class Ledger:
-    """Appends JSON lines to `ledger.jsonl`, also from several processes; each is on the disk before `append` returns."""
+    """Appends JSON lines to `ledger.jsonl`, from any process; each is on the disk before `append` returns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

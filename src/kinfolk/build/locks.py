@@ -140,7 +140,7 @@ def one_of_several_in(run: Path) -> Iterator[bool]:
 def one_at_a_time(run: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Do what only one job of a run may do at a time; waits for another one that does, and says so."""
     with Lock(run / LOCKS / "common") as lock:
-        lock.wait(lambda: say(f"{run}  waits for another job, which prepares or ends something here"))
+        lock.wait(lambda: say(f"{run}  waits for another job, which prepares or ends the run"))
         yield
 
 
