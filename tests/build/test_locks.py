@@ -4,14 +4,16 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from micro import exit_code, in_child, start_child
 
 from kinfolk.build.ledger import Ledger
-from kinfolk.build.locks import LOCKS, Lock, one_at_a_time, one_of_several_in, only_build_in, stage_lock
+from kinfolk.build.locks import LOCKS, one_at_a_time, one_of_several_in, only_build_in, stage_lock
 from kinfolk.errors import KinfolkError
 
 APPENDS, WRITERS = 60, 4
@@ -22,18 +24,29 @@ def forever() -> None:
         time.sleep(60)
 
 
-def holding(lock: Callable[[], object], folder: Path) -> int:
-    """A process that holds a lock until it is killed; its id."""
+@pytest.fixture
+def holding(tmp_path: Path) -> Iterator[Callable[[AbstractContextManager[Any]], int]]:
+    """Starts a process that holds a lock until it is killed, and returns its id once it does."""
+    children = []
 
-    def work() -> None:
-        with lock():  # type: ignore[attr-defined]
-            (folder / "held").touch()
-            forever()
+    def hold(lock: AbstractContextManager[Any]) -> int:
+        def work() -> None:
+            with lock:
+                (tmp_path / "held").touch()
+                forever()
 
-    child = start_child(work)
-    wait_for(lambda: (folder / "held").exists())
-    (folder / "held").unlink()
-    return child
+        children.append(start_child(work))
+        wait_for((tmp_path / "held").exists)
+        return children[-1]
+
+    yield hold
+    for child in children:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def tell(message: str) -> None:
+    print(message, flush=True)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -126,9 +139,9 @@ def test_one_build_or_several_jobs(tmp_path: Path) -> None:
     assert in_child(alone) == 0
 
 
-def test_the_dead_hold_nothing(tmp_path: Path) -> None:
+def test_the_dead_hold_nothing(tmp_path: Path, holding: Callable[[Any], int]) -> None:
     lock = stage_lock(tmp_path, "trunk")
-    child = holding(lambda: taken(stage_lock(tmp_path, "trunk")), tmp_path)
+    child = holding(taken(tmp_path, "trunk"))
     assert not lock.take()
     kill(child)
     assert lock.take() and lock.take()
@@ -136,21 +149,22 @@ def test_the_dead_hold_nothing(tmp_path: Path) -> None:
     assert (tmp_path / LOCKS / "stages" / "trunk").read_bytes() == b""
 
 
-def taken(lock: Lock) -> Lock:
-    assert lock.take()
-    return lock
+@contextmanager
+def taken(run: Path, stage: str) -> Iterator[None]:
+    with stage_lock(run, stage) as lock:
+        assert lock.take()
+        yield
 
 
-def test_who_waits_says_so_and_can_be_interrupted(tmp_path: Path) -> None:
-    said: list[str] = []
-    child = holding(lambda: one_at_a_time(tmp_path, said.append), tmp_path)
+def test_who_waits_says_so_and_can_be_interrupted(tmp_path: Path, holding: Callable[[Any], int]) -> None:
+    child = holding(one_at_a_time(tmp_path, tell))
 
     def second() -> None:
-        with one_at_a_time(tmp_path, print):
+        with one_at_a_time(tmp_path, tell):
             raise SystemExit(5)
 
     waiting = start_child(second, tmp_path / "log")
-    wait_for(lambda: (tmp_path / "log").exists())
+    wait_for(lambda: (tmp_path / "log").exists() and "waits" in (tmp_path / "log").read_text())
     stopped = start_child(second)
     time.sleep(0.1)
     os.kill(stopped, signal.SIGINT)
@@ -160,13 +174,13 @@ def test_who_waits_says_so_and_can_be_interrupted(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().count("waits for another job") == 1
 
 
-def test_a_folder_that_goes_while_somebody_waits_is_made_anew(tmp_path: Path) -> None:
+def test_a_folder_that_goes_while_somebody_waits_is_made_anew(tmp_path: Path, holding: Callable[[Any], int]) -> None:
     """As where the first of several jobs could not begin, and has left no trace."""
     folder = tmp_path / "run"
-    child = holding(lambda: one_at_a_time(folder, print), tmp_path)
+    child = holding(one_at_a_time(folder, tell))
 
     def second() -> None:
-        with one_at_a_time(folder, print):
+        with one_at_a_time(folder, tell):
             assert (folder / LOCKS / "common").is_file()
 
     waiting = start_child(second, tmp_path / "log")

@@ -1,14 +1,12 @@
 """Whenever a build dies, the same call goes on and ends with the bytes of a build that did not."""
 
-import importlib
 import os
 import random
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from dying import die_at, wrap
 from micro import RecordingView, check_whole, exit_code, family, in_child, leftovers, start_child
 
 from kinfolk.build.build import build
@@ -16,37 +14,6 @@ from kinfolk.build.ledger import Ledger
 from kinfolk.plan.strategies import plan_family
 
 Uninterrupted = tuple[Path, dict[str, bytes]]
-
-
-def wrap(target: str, before: Callable[[], None], after: Callable[[], None]) -> None:
-    """Have a function, named as module:attribute, call `before` and `after`. Only for processes about to end."""
-    module, _, path = target.partition(":")
-    *owners, name = path.split(".")
-    owner = importlib.import_module(module)
-    for each in owners:
-        owner = getattr(owner, each)
-    real = getattr(owner, name)
-
-    def wrapped(*arguments: Any, **named: Any) -> Any:
-        before()
-        result = real(*arguments, **named)
-        after()
-        return result
-
-    setattr(owner, name, wrapped)
-
-
-def die_at(number: int) -> Callable[[], None]:
-    """A function that kills the process when it is called for the `number`th time."""
-    calls = 0
-
-    def count() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return count
 
 
 def ignore() -> None: ...

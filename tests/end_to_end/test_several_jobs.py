@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dying import die_at, wrap
 from micro import (
     CONTEXT,
     LARGE,
@@ -26,7 +27,6 @@ from micro import (
     members_of,
     start_child,
 )
-from test_kill import die_at, wrap
 
 from kinfolk.build import jobs
 from kinfolk.build.build import build

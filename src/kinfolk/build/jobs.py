@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from kinfolk.build.damage import set_aside_damaged, set_aside_of_stage
 from kinfolk.build.ledger import JOB_FINISHED
@@ -58,11 +59,11 @@ class Job:
         return not training and not finishing and (self._run.ledger.is_over() or not self._all_is_done())
 
     @property
-    def documents(self) -> list[dict[str, object]]:
+    def documents(self) -> list[dict[str, Any]]:
         """The job's stages as plan.json holds them."""
         return [each for each in self._run.document["stages"] if each["name"] in self._share.stages]
 
-    def begin(self, **facts: object) -> None:
+    def begin(self, **facts: Any) -> None:
         """Record that a build is at work."""
         self._run.ledger.append("build_started", job=self._name, only=self._only or None, **facts)
 
@@ -121,7 +122,7 @@ class Job:
             self._held.release()
             self._held = None
 
-    def __enter__(self) -> "Job":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -42,7 +42,8 @@ class Lock:
         while True:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = open(self._path, "ab")  # noqa: SIM115 (closed by release)
+                # On NFS a shared lock needs a file that can be read, and the other kind one that can be written.
+                self._file = open(self._path, "a+b")  # noqa: SIM115 (closed by release)
             try:
                 fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -71,6 +72,7 @@ class Lock:
     def release(self) -> None:
         """Give the lock back, if it is held."""
         if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # also where a child process has a copy of the open file
             self._file.close()
             self._file = None
 

@@ -31,7 +31,6 @@ class JobFinished(Record):
 class BuildFinished(Record):
     time: float
     seconds: float
-    job: str | None = None
 
 
 class DataPrepared(Record):

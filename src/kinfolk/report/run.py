@@ -80,8 +80,8 @@ class Run:
     plan: Plan
     stages: tuple[StageRun, ...]
     builds: tuple[BuildStarted, ...]
-    ended_jobs: frozenset[str]
-    """The jobs among them that came to their end."""
+    open_jobs: tuple[BuildStarted, ...]
+    """Of several jobs, those that have not come to their end: they are at work, or were stopped or killed."""
     data: DataPrepared | None
     build_finished: BuildFinished | None
     damaged_lines: tuple[int, ...]
@@ -119,14 +119,6 @@ class Run:
         return trained and len(self.members) == len(self.member_stages) and self.build_finished is not None
 
     @property
-    def open_jobs(self) -> tuple[BuildStarted, ...]:
-        """Of several jobs, the last one with each choice of members, where it has not come to its end: it is at work,
-        or was stopped or killed.
-        """
-        last = {build.only: build for build in self.builds if build.only}
-        return () if self.complete else tuple(each for each in last.values() if each.job not in self.ended_jobs)
-
-    @property
     def spent(self) -> Flops:
         return Flops(
             six_nd=sum(stage.flops.six_nd for stage in self.stages),
@@ -162,7 +154,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         plan=plan,
         stages=tuple(_stage(folder, stage, events) for stage in plan.stages),
         builds=tuple(event for event in events if isinstance(event, BuildStarted)),
-        ended_jobs=frozenset(event.job for event in events if isinstance(event, JobFinished)),
+        open_jobs=_open_jobs(events),
         data=data if isinstance(data, DataPrepared) else None,
         build_finished=finished if isinstance(finished, BuildFinished) and ended else None,
         damaged_lines=damaged,
@@ -214,6 +206,19 @@ def _ledger(path: Path) -> tuple[list[Event], tuple[int, ...]]:
         except ValidationError as error:
             raise _garbled(path, error, f"line {number} ({record['event']}): ") from error
     return events, lines.damaged
+
+
+def _open_jobs(events: list[Event]) -> tuple[BuildStarted, ...]:
+    """By their members, the last job with each choice that was started and has not ended, with the build or before."""
+    found: dict[tuple[str, ...], BuildStarted] = {}
+    for event in events:
+        if isinstance(event, BuildStarted) and event.only:
+            found[event.only] = event
+        elif isinstance(event, JobFinished):
+            found = {only: job for only, job in found.items() if job.job != event.job}
+        elif isinstance(event, BuildStarted | BuildFinished):  # a build of all members begins when no job is at work
+            found = {}
+    return tuple(found.values())
 
 
 def _garbled(path: Path, error: ValidationError, line: str = "") -> KinfolkError:
