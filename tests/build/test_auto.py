@@ -138,6 +138,16 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(
     assert ranking == (built / PROBE / "ranking.json").read_text().replace(str(built), str(run))
 
 
+def test_one_of_several_jobs_chooses(built: Path, tmp_path: Path) -> None:
+    loaded, run, log = auto(tmp_path, peak_learning_rate=1e-4), tmp_path / "run", tmp_path / "log"
+    jobs = [
+        start_child(lambda member=member: build_family(loaded, run, RecordingView(), only=[member]), log)
+        for member in ("small", "large")
+    ]
+    assert [exit_code(job) for job in jobs] == [0, 0], log.read_text()
+    assert event(run)["verdict"] == event(built)["verdict"] and members_of(run) == members_of(built)
+
+
 def test_a_choice_holds_for_its_recipe_only(built: Path, tmp_path: Path) -> None:
     with pytest.raises(KinfolkError, match=r"peak_learning_rate was 0\.0001 and is now 0\.01"):
         build_family(auto(built.parent, peak_learning_rate=0.01), built, RecordingView())

@@ -71,7 +71,7 @@ def compare_members(run: Run, engine: Engine) -> None:
     ]
     known = {event["member"]: event["kl_from_earlier"] for event in compared}
     for stage in run.plan.stages:
-        if stage.member not in known:
+        if stage.member is None or stage.member not in known:
             continue
         before = {each["previous"]: each for each in known[stage.member]}
         missing = [name for name in _earlier_members(run, stage) if name not in before and run.member(name).is_dir()]

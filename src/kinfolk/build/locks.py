@@ -12,7 +12,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -72,7 +72,8 @@ class Lock:
     def release(self) -> None:
         """Give the lock back, if it is held."""
         if self._file is not None:
-            fcntl.flock(self._file, fcntl.LOCK_UN)  # also where a child process has a copy of the open file
+            with suppress(OSError):  # where there are no locks
+                fcntl.flock(self._file, fcntl.LOCK_UN)  # closing does not, where a child process has a copy of the file
             self._file.close()
             self._file = None
 
