@@ -41,9 +41,7 @@ class Lock:
         """
         while True:
             if self._file is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                # On NFS a shared lock needs a file that can be read, and the other kind one that can be written.
-                self._file = open(self._path, "a+b")  # noqa: SIM115 (closed by release)
+                self._file = self._opened()
             try:
                 fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -76,6 +74,14 @@ class Lock:
                 fcntl.flock(self._file, fcntl.LOCK_UN)  # closing does not, where a child process has a copy of the file
             self._file.close()
             self._file = None
+
+    def _opened(self) -> IO[bytes]:
+        # On NFS a shared lock needs a file that can be read, and the other kind one that can be written.
+        try:
+            return open(self._path, "a+b")
+        except FileNotFoundError:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            return open(self._path, "a+b")
 
     def _is_in_place(self) -> bool:
         assert self._file is not None
