@@ -6,12 +6,12 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import transformers
@@ -52,8 +52,6 @@ from kinfolk.train.stage import (
 )
 from kinfolk.train.tensor_parallel import refuse_tensor_parallel
 
-T = TypeVar("T")
-
 
 def build(
     loaded: LoadedFamily,
@@ -91,7 +89,7 @@ def build(
         run = open_run(loaded, folder, strategy)
         job = held.enter_context(Job(run, only, view))
         engine.on_main(job.look_through)
-        if _said_by_main(engine, lambda: job.is_idle):
+        if engine.from_main(lambda: job.is_idle):
             if engine.is_main:
                 what = "run of the probe" if run.plan.is_trial else "member"
                 which = f"every {what} is finished" if not only else f"finished: {', '.join(only)}"
@@ -101,18 +99,10 @@ def build(
         preparing.close()
         if engine.is_main:
             view.planned(run.family.name, job.documents)
-        while (turn := _said_by_main(engine, job.next_turn)) is not None:
+        while (turn := engine.from_main(job.next_turn)) is not None:
             _take_turn(run, turn, engine, view, interruption)
         check = partial(check_forecast, run, engine=engine, view=view)
         engine.on_main(lambda: job.end(check, partial(compare_members, run, engine), time.monotonic() - began))
-
-
-def _said_by_main(engine: Engine, ask: Callable[[], T]) -> T:
-    """What the main process answers, in all of them."""
-    said: list[T] = []
-    engine.on_main(lambda: said.append(ask()))
-    answer: T = engine.gather(said[0] if said else None)[0]
-    return answer
 
 
 def _take_turn(run: Run, turn: Turn, engine: Engine, view: BuildView, interruption: Interruption) -> None:
