@@ -1,10 +1,10 @@
 """What can be said about the folder of a Hugging Face checkpoint before anything of it is loaded."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from kinfolk.errors import KinfolkError
+from kinfolk.json_text import parse_json
 
 
 def config_content(folder: Path) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def config_content(folder: Path) -> dict[str, Any]:
             fix="give the folder of a checkpoint, such as runs/NAME/members/MEMBER",
         )
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise KinfolkError(f"not valid JSON: {error}", where=str(path), fix="restore the file") from error
     if not isinstance(content, dict):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kinfolk.json_text import parse_json
+
 _CHECKSUM = re.compile(r', "crc32": "([0-9a-f]{8})"}$')
 
 
@@ -59,7 +61,7 @@ def _record(line: str) -> dict[str, Any] | None:
         if f"{zlib.crc32(line.encode()):08x}" != found[1]:
             return None
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line)
+    except ValueError:
         return None
     return record if isinstance(record, dict) else None

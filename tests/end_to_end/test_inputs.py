@@ -18,11 +18,14 @@ import kinfolk
 from kinfolk.build.build import build
 from kinfolk.build.snapshot import export_stage
 from kinfolk.data.tokenizer import load_tokenizer
+from kinfolk.data.tokens import open_store
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.load import load_checkpoint
 from kinfolk.family.load import load_family
 from kinfolk.growth.configs import read_config
 from kinfolk.growth.safetensors import Weights
+from kinfolk.report.run import read_run
+from kinfolk.train import checkpoint
 
 Uninterrupted = tuple[Path, dict[str, bytes]]
 PATHS = ["..", ".", "", "../x", "../../../etc/x", "/etc/x", "/", "a/b", "a/../../x", "~", "~root", "-x", ".hidden", "*"]
@@ -182,6 +185,45 @@ def test_a_config_of_a_billion_layers_does_not_hang(checkpoint_folder: Path, lay
     path = checkpoint_folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": layers}))
     with pytest.raises(KinfolkError, match="more than any model has"):
+        load_checkpoint(checkpoint_folder, "cpu")
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+def test_json_that_is_nested_too_deeply_in_a_checkpoint(checkpoint_folder: Path, file: str) -> None:
+    (checkpoint_folder / file).write_text("[" * 100_000)
+    with pytest.raises(KinfolkError):
+        load_checkpoint(checkpoint_folder, "cpu")
+
+
+def test_json_that_is_nested_too_deeply_in_the_headers_of_weights(checkpoint_folder: Path) -> None:
+    header = b'{"a":' * 100_000
+    (checkpoint_folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(KinfolkError, match="header is damaged"):
+        Weights(checkpoint_folder)
+    (checkpoint_folder / "model.safetensors.index.json").write_bytes(header)
+    with pytest.raises(KinfolkError, match="index is damaged"):
+        Weights(checkpoint_folder)
+
+
+def test_records_that_are_nested_too_deeply(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    run = shutil.copytree(uninterrupted[0] / "run", tmp_path / "run")
+    [state, *_] = run.glob("stages/*/checkpoints/*/state.json")
+    for path, read in (
+        (state, lambda: checkpoint.verify(state.parent)),
+        (run / "data" / "data.json", lambda: open_store(run / "data")),
+        (run / "plan.json", lambda: read_run(run)),
+    ):
+        kept = path.read_bytes()
+        path.write_text("[" * 100_000)
+        with pytest.raises(KinfolkError):
+            read()
+        path.write_bytes(kept)
+
+
+def test_an_adapter_beside_a_model_is_refused(checkpoint_folder: Path) -> None:
+    """With PEFT installed, transformers would add it to the model, also from a pickle."""
+    (checkpoint_folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "x/y"}))
+    with pytest.raises(KinfolkError, match="an adapter beside the model"):
         load_checkpoint(checkpoint_folder, "cpu")
 
 

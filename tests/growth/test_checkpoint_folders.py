@@ -496,3 +496,11 @@ def test_a_nan_is_not_within_tolerance(source: Path) -> None:
         bad.lm_head.forward = lambda inputs: torch.full((*inputs.shape[:-1], VOCABULARY), float("nan"))
         assert not compare(good, bad, TOKENS, torch.float32, 1e-4).within_tolerance
         assert compare(good, good, TOKENS, torch.float32, 1e-4).within_tolerance
+
+
+@pytest.mark.parametrize("content", ["", "{", "[" * 100_000, '{"kind": NaN}'])
+def test_a_damaged_record_of_an_earlier_growth(source: Path, tmp_path: Path, content: str) -> None:
+    (source / "growth.json").write_text(content)
+    with pytest.raises(KinfolkError, match="how the parent was grown is damaged"):
+        grow_checkpoint(source, tmp_path / "target", WIDER, NOISY)
+    assert not (tmp_path / "target").exists()

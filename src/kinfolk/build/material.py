@@ -1,7 +1,6 @@
 """What a member was trained on, for its card: sources with sizes and hashes, without any path of the machine."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from kinfolk.card.card import Part, Table
 from kinfolk.family.data import FIRST, BuiltinSource, HuggingFaceSource, Source
 from kinfolk.family.spec import Family
+from kinfolk.json_text import parse_json
 
 
 def hub_datasets(family: Family, versions: list[str]) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def material_part(family: Family, versions: list[str], data: Path, counts: Mappi
     stored: list[tuple[str, ...]] = []
     for version in versions:
         folder = data if version == FIRST else data / "versions" / version
-        manifest = json.loads((folder / "data.json").read_bytes())
+        manifest = parse_json((folder / "data.json").read_bytes())
         prints = manifest["made_from"]["fingerprints"]
         sources += _rows(family, version, prints)
         stored += _stored(version, manifest)

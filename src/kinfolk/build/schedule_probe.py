@@ -1,6 +1,5 @@
 """Choosing a schedule by trying: short runs of the smallest member, a law of them, and a ranking for its own steps."""
 
-import json
 import shutil
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +13,7 @@ from kinfolk.data.tokenizer import with_vocabulary
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import LoadedFamily
 from kinfolk.family.spec import Family
+from kinfolk.json_text import parse_json
 from kinfolk.plan.document import plan_document
 from kinfolk.plan.schedule_choice import Chosen, choose_schedule
 from kinfolk.plan.schedule_probe import Design, schedule_probe, smallest_alone
@@ -67,7 +67,7 @@ def _refuse_another_probe(family: Family, design: Design, folder: Path) -> None:
         return
     wanted = plan_document(family, schedule_probe(family, design))["stages"]
     try:
-        begun = json.loads(path.read_text("utf-8"))["stages"]
+        begun = parse_json(path.read_text("utf-8"))["stages"]
         same = [_trained(stage) for stage in begun] == [_trained(stage) for stage in wanted]
     except (ValueError, KeyError, TypeError):
         same = False

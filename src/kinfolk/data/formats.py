@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from kinfolk.errors import KinfolkError
+from kinfolk.json_text import parse_json
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 ENDINGS = (".txt", ".md", ".jsonl", ".parquet")
@@ -165,16 +166,12 @@ def _json_rows(path: Path, place: str, example: str) -> Iterator[tuple[int, dict
 
 def _parse(line: str, place: str, example: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except json.JSONDecodeError as error:
         raise KinfolkError(
             f"broken JSON: {error.msg} at column {error.colno}", where=place, fix="mend or remove the line"
         ) from error
-    except RecursionError as error:
-        raise KinfolkError(
-            "broken JSON: it is nested too deeply", where=place, fix="mend or remove the line"
-        ) from error
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number of thousands of digits, or nested too deeply
         raise KinfolkError(f"broken JSON: {error}", where=place, fix="mend or remove the line") from error
     if not isinstance(row, dict):
         raise KinfolkError(

@@ -39,6 +39,7 @@ from kinfolk.errors import KinfolkError, in_short
 from kinfolk.family.data import FIRST, LoadedTokenizer
 from kinfolk.family.spec import Family
 from kinfolk.files import new_directory, sha256, write_json
+from kinfolk.json_text import parse_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -289,8 +290,8 @@ def check_length(family: Family, tokens: int, where: str) -> None:
 
 def _read_manifest(target: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((target / "data.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        manifest = parse_json((target / "data.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise DamagedStoreError(f"data.json cannot be read: {error}", target) from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise DamagedStoreError("the tokens are of another version of kinfolk", target)

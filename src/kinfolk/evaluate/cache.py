@@ -14,6 +14,7 @@ import transformers
 import kinfolk
 from kinfolk import files
 from kinfolk.files import sha256
+from kinfolk.json_text import parse_json
 
 _KEPT = ("*.safetensors", "*.gguf", "*.json", "*.model", "*.txt", "*.jinja")
 """Files of a checkpoint that decide what it predicts and how it reads text; lineage records do no harm."""
@@ -87,7 +88,7 @@ def remembered(
 
 def _read(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
     try:
-        kept = json.loads(path.read_bytes())
+        kept = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None
     matches = isinstance(kept, dict) and kept.get("key") == key and isinstance(kept.get("result"), dict)

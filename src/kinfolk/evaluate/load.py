@@ -101,6 +101,12 @@ def read_text(path: str | Path) -> str:
 def _check_folder(folder: Path) -> None:
     """What can be said about a folder before transformers reads it."""
     layers = config_content(folder).get("num_hidden_layers")
+    if (folder / "adapter_config.json").is_file():  # which transformers with PEFT adds, a pickle too
+        raise KinfolkError(
+            "there is an adapter beside the model, and adapters are not read",
+            where=str(folder / "adapter_config.json"),
+            fix="merge it into the model (PEFT's merge_and_unload), or move the adapter's files elsewhere",
+        )
     if gguf_file(folder) is not None:
         return  # which holds the tokenizer too
     if not any(folder.glob("*.safetensors")):

@@ -1,6 +1,5 @@
 """Where a run keeps what its members reached on tasks: RUN/evaluation/tasks.json (its fields: docs/evaluate.md)."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from kinfolk import files
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.tasks import TaskResult
+from kinfolk.json_text import parse_json
 
 FILE = Path("evaluation") / "tasks.json"
 """Within a run directory."""
@@ -76,7 +76,7 @@ def _run_of(path: str) -> Path | None:
 def _kept(run: Path) -> list[dict[str, Any]]:
     path = run / FILE
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:

@@ -4,12 +4,12 @@ GGUF does not hold the splitting rule itself, only a name that llama.cpp knows; 
 is refused, since its text would silently fall into other tokens.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinfolk.errors import KinfolkError
+from kinfolk.json_text import parse_json
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -86,7 +86,7 @@ def _content(path: Path) -> dict[str, Any]:
             "the folder has no tokenizer.json", where=str(path.parent), fix="copy the tokenizer of the model there"
         )
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except ValueError as error:
         raise KinfolkError(f"not valid JSON: {error}", where=str(path), fix="restore the file") from error
     if not isinstance(content, dict):

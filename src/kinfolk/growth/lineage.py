@@ -15,10 +15,12 @@ import kinfolk
 from kinfolk import files
 from kinfolk.card.card import Card, Part, Table, load_code, render
 from kinfolk.card.metadata import facts_of
+from kinfolk.errors import KinfolkError
 from kinfolk.growth.checkpoint import Job, Parent
 from kinfolk.growth.compare import Comparison
 from kinfolk.growth.grown_axes import GrownAxes
 from kinfolk.growth.sizes import Sizes
+from kinfolk.json_text import parse_json
 
 RECORD = "growth.json"
 
@@ -45,7 +47,6 @@ def maps_digest(job: Job) -> str:
 
 def record(job: Job, hashes: dict[str, str], proof: Comparison | None, text: str | None) -> dict[str, Any]:
     """What growth.json holds."""
-    earlier = job.parent.folder / RECORD
     return {
         "kind": "growth",
         "description": job.description,
@@ -53,7 +54,7 @@ def record(job: Job, hashes: dict[str, str], proof: Comparison | None, text: str
         "parent": {
             "sha256": hashes,
             "sizes": _sizes(job.parent.sizes),
-            "growth": json.loads(earlier.read_text("utf-8")) if earlier.is_file() else None,
+            "growth": _earlier(job.parent.folder / RECORD),
         },
         "sizes": _sizes(job.child),
         "operator": asdict(job.operator),
@@ -69,6 +70,22 @@ def record(job: Job, hashes: dict[str, str], proof: Comparison | None, text: str
             "python": platform.python_version(),
         },
     }
+
+
+def _earlier(path: Path) -> Any:
+    """What the parent's own record holds; None where it was not grown."""
+    if not path.is_file():
+        return None
+    try:
+        found = parse_json(path.read_bytes())
+        json.dumps(found, allow_nan=False)
+    except (OSError, ValueError) as error:
+        raise KinfolkError(
+            f"the record of how the parent was grown is damaged: {error}",
+            where=str(path),
+            fix="restore the file, or delete it",
+        ) from error
+    return found
 
 
 def model_card(job: Job, lineage: dict[str, Any]) -> Card:

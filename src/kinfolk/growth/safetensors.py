@@ -5,7 +5,6 @@ files into memory, where every page that was read counts as memory of the proces
 must do neither. What the library checks about a header is checked here as well, with messages for people.
 """
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from kinfolk.checkpoint_folder import no_weights
 from kinfolk.errors import KinfolkError
+from kinfolk.json_text import parse_json
 
 DTYPES = {
     "F64": torch.float64,
@@ -199,7 +199,7 @@ def _shards(folder: Path) -> list[tuple[Path, set[str]]]:
             )
         return [(found[0], set())]
     try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
+        weight_map = parse_json(index.read_bytes())["weight_map"]
         by_file: dict[str, set[str]] = {}
         for name, file in weight_map.items():
             by_file.setdefault(file, set()).add(name)
@@ -226,7 +226,7 @@ def read_header(file: OpenFile) -> tuple[dict[str, Entry], dict[str, str]]:
             f"is truncated in its header: {size:,} bytes of at least {8 + length:,}", where=where, fix=_COPY_AGAIN
         )
     try:
-        header = json.loads(file.read_bytes(8, length))
+        header = parse_json(file.read_bytes(8, length))
         entries = {
             str(name): Entry(
                 file, str(name), DTYPES.get(each["dtype"], torch.uint8), tuple(map(int, each["shape"])), 8 + length + at

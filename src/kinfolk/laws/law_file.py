@@ -1,12 +1,12 @@
 """A law in a file: JSON of one pydantic model, alone or under "law" in what a fit printed."""
 
-import json
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from kinfolk.errors import KinfolkError
+from kinfolk.json_text import parse_json
 
 Law = TypeVar("Law", bound=BaseModel)
 
@@ -14,10 +14,10 @@ Law = TypeVar("Law", bound=BaseModel)
 def read_law(path: Path, model: type[Law], fix: str) -> Law:
     """The law in a file. KinfolkError, with `fix`, naming the field where the file holds something else."""
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = parse_json(path.read_text("utf-8"))
     except OSError as error:
         raise KinfolkError(f"cannot be read ({error.strerror})", where=str(path), fix=fix) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise KinfolkError("this is not JSON", where=str(path), fix=fix) from error
     if isinstance(document, dict) and isinstance(document.get("law"), dict):
         document = document["law"]

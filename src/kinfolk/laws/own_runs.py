@@ -1,12 +1,12 @@
 """Finished members of a kinfolk run as rows of a runs table: what the plan and the ledger say of each."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from kinfolk.errors import KinfolkError
 from kinfolk.family.data import FIRST
+from kinfolk.json_text import parse_json
 from kinfolk.laws.tables import Row
 from kinfolk.lines import parse_lines
 
@@ -88,10 +88,10 @@ def _tokenizer(folder: Path, plan: dict[str, Any]) -> str:
 def _document(path: Path) -> dict[str, Any]:
     fix = "give a folder that `kinfolk build` has written, or a table of runs"
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = parse_json(path.read_text("utf-8"))
     except OSError as error:
         raise KinfolkError(f"{path.name} cannot be read ({error.strerror})", where=str(path.parent), fix=fix) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise KinfolkError("this is not JSON", where=str(path), fix=fix) from error
     if not isinstance(document, dict):
         raise KinfolkError("this is not a plan", where=str(path), fix=fix)

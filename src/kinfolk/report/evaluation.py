@@ -1,12 +1,12 @@
 """What was measured of a finished run by commands of its own: RUN/evaluation/*.json, where it is there."""
 
-import json
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
 from kinfolk.errors import KinfolkError
+from kinfolk.json_text import parse_json
 from kinfolk.report.records import Record
 
 FOLDER = "evaluation"
@@ -69,8 +69,8 @@ def _read(path: Path, kind: type[Kept]) -> Kept | None:
     if not path.is_file():
         return None
     try:
-        return kind.model_validate(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError) as error:
+        return kind.model_validate(parse_json(path.read_bytes()))
+    except (OSError, ValueError) as error:
         what = error.errors()[0] if isinstance(error, ValidationError) else None
         problem = f"{'.'.join(map(str, what['loc']))}: {what['msg']}" if what else f"this is not JSON ({error})"
         raise KinfolkError(problem, where=str(path), fix="delete it, and measure again") from error

@@ -1,6 +1,5 @@
 """Reads a run folder, finished or not, into plain data."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 
 from kinfolk.build.ledger import is_over
 from kinfolk.errors import KinfolkError
+from kinfolk.json_text import parse_json
 from kinfolk.lines import parse_lines
 from kinfolk.report.evaluation import Consistency, TaskResult, read_consistency, read_tasks
 from kinfolk.report.events import (
@@ -175,10 +175,10 @@ def _text(path: Path) -> str:
 
 def _plan(path: Path) -> Plan:
     try:
-        plan = Plan.model_validate(json.loads(_text(path)))
+        plan = Plan.model_validate(parse_json(_text(path)))
     except ValidationError as error:
         raise _garbled(path, error) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise KinfolkError(f"this is not JSON ({error})", where=str(path), fix="build the run again") from error
     seen: set[str] = set()
     for stage in plan.stages:

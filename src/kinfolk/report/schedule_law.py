@@ -1,6 +1,5 @@
 """The page about a schedule law, and the same sections in the report of a run whose schedule a law has chosen."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kinfolk.errors import KinfolkError
+from kinfolk.json_text import parse_json
 from kinfolk.report import embed
 from kinfolk.report.figures import Plot
 from kinfolk.report.schedule_figures import Contribution, Point, contributions, forecasts, rate_curves, scatter, weights
@@ -87,7 +87,7 @@ def chosen_by(folder: Path, prefix: str) -> LawView | None:
     beside = folder / PROBE / "ranking.json"
     if beside.is_file():
         try:
-            ranking = json.loads(beside.read_text("utf-8"))
+            ranking = parse_json(beside.read_text("utf-8"))
             return _view(law, _in_sample(law), ranking, prefix)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise KinfolkError(

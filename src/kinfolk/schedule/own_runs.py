@@ -1,6 +1,5 @@
 """Finished stages of a kinfolk run: schedules from the plan, curves of the quick held-out loss from the metrics."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kinfolk.errors import KinfolkError
+from kinfolk.json_text import parse_json
 from kinfolk.lines import read_lines
 from kinfolk.schedule.run import Run
 from kinfolk.schedule.shapes import Array, NamedSchedule, Schedule, Steps, rates
@@ -168,12 +168,12 @@ def plan_of(folder: Path) -> dict[str, Any]:
     """What plan.json of a run folder holds; KinfolkError if it is missing or no plan."""
     path = folder / "plan.json"
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = parse_json(path.read_text("utf-8"))
     except OSError as error:
         raise KinfolkError(
             f"{path.name} cannot be read ({error.strerror})", where=str(path.parent), fix=_FIX
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise KinfolkError("this is not JSON", where=str(path), fix=_FIX) from error
     if not isinstance(document, dict):
         raise KinfolkError("this is not a plan", where=str(path), fix=_FIX)

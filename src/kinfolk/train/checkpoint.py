@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from kinfolk import files
 from kinfolk.errors import KinfolkError
 from kinfolk.family.recipe import Checkpoints
+from kinfolk.json_text import parse_json
 from kinfolk.train.engine import Engine
 from kinfolk.train.optimizer import optimizer_tensors
 
@@ -331,7 +332,7 @@ def _write_state(checkpoint: Path, position: Position, optimizer: bool, hashes: 
 def _state(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / "state.json"
     try:
-        state = json.loads(path.read_text("utf-8"))
+        state = parse_json(path.read_text("utf-8"))
         if isinstance(state, dict) and state.pop("sha256", None) == _digest(state):
             return state
     except (OSError, ValueError):

@@ -3,7 +3,6 @@ machine, so that the same run gives the same bytes."""
 
 import copy
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kinfolk.build.build import versions
 from kinfolk.build.members import export_member
 from kinfolk.errors import KinfolkError
+from kinfolk.json_text import parse_json
 from kinfolk.transfer.sources import tokenizer_hash
 from kinfolk.transfer.template import ChatTemplate
 from kinfolk.transfer.training import Material
@@ -57,7 +57,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_bytes())
+        record = parse_json(path.read_bytes())
         if isinstance(record, dict) and isinstance(record["tokenizer"]["sha256"], str) and "kind" in record:
             return record
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,6 +1,5 @@
 """What a pair of two vocabularies needs besides its two models: the map, both tokenizers, and its files."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from kinfolk.errors import KinfolkError, in_short
 from kinfolk.files import write_json
+from kinfolk.json_text import parse_json
 from kinfolk.transfer.alignment import aligned_map, edit_distance_map
 from kinfolk.transfer.coverage import MINIMUM, Coverage, check_coverage, measure_coverage
 from kinfolk.transfer.healing import Healing, healing
@@ -85,7 +85,7 @@ def load_translation(folder: Path) -> Translation:
     """What `Translation.save` wrote; KinfolkError where a file of it is missing or damaged."""
     load: Any = AutoTokenizer.from_pretrained
     try:
-        settings = json.loads((folder / _SETTINGS_FILE).read_bytes())
+        settings = parse_json((folder / _SETTINGS_FILE).read_bytes())
         tensors = load_file(folder / MAP_FILE)
         base, value = (
             pieces_of(load(folder / name, local_files_only=True, trust_remote_code=False), str(folder / name))

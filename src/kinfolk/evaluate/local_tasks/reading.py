@@ -4,7 +4,6 @@ lm-eval loads this file by its path; `task_data`, the folder with the questions,
 """
 
 import bz2
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any
 import datasets
 
 from kinfolk.errors import KinfolkError
+from kinfolk.json_text import parse_json
 
 
 def json_lines(
@@ -96,7 +96,7 @@ def _rows(path: Path, changed: int, fields: tuple[str, ...]) -> list[dict[str, A
     try:
         with bz2.open(path, "rt", encoding="utf-8") if path.suffix == ".bz2" else open(path, encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                row = json.loads(line)
+                row = parse_json(line)
                 missing = [name for name in fields if not isinstance(row, dict) or name not in row]
                 if missing:
                     raise KinfolkError(

@@ -1,10 +1,11 @@
 """What a run was fed and measured on, as far as its data folder says, and whether several runs agree in it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from kinfolk.json_text import parse_json
 
 Sameness = Literal["same", "same text", "same size", "in part", "different", "unknown"]
 
@@ -24,7 +25,7 @@ class Corpus:
 def corpus_of(folder: Path) -> Corpus | None:
     """What the data folder of a run records; None where there is none, or it cannot be read."""
     try:
-        manifest = json.loads((folder / "data" / "data.json").read_text("utf-8"))
+        manifest = parse_json((folder / "data" / "data.json").read_text("utf-8"))
         digests = {name: str(file["sha256"]) for name, file in manifest["files"].items()}
         return Corpus(
             train=digests["train.bin"],
