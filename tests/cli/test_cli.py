@@ -12,6 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from kinfolk import __version__
 from kinfolk.cli.app import app
 from kinfolk.errors import KinfolkError
 
@@ -127,6 +128,11 @@ def test_nothing_heavy_is_imported_for_help_and_for_errors(arguments: tuple[str,
     modules = imported_by(*arguments)
     assert "kinfolk.cli.app" in modules
     assert not modules & {"torch", "transformers", "tokenizers", "numpy", "plotly", "pyarrow"}
+
+
+def test_its_version() -> None:
+    done = kinfolk("--version")
+    assert (done.returncode, done.stdout) == (0, f"kinfolk {__version__}\n")
 
 
 @pytest.mark.parametrize("arguments", [("paln", "tiny"), ("build",), ("plan", "tiny", "--colour"), ("evaluate",)])

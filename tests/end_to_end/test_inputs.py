@@ -26,6 +26,7 @@ from kinfolk.growth.configs import read_config
 from kinfolk.growth.safetensors import Weights
 from kinfolk.report.run import read_run
 from kinfolk.train import checkpoint
+from kinfolk.transfer.chat import prompt_ids
 
 Uninterrupted = tuple[Path, dict[str, bytes]]
 PATHS = ["..", ".", "", "../x", "../../../etc/x", "/etc/x", "/", "a/b", "a/../../x", "~", "~root", "-x", ".hidden", "*"]
@@ -180,6 +181,20 @@ def test_no_call_leaves_it_open_whether_remote_code_is_trusted() -> None:
                 assert is_super or "trust_remote_code" in said, (path, node.lineno)
 
 
+def test_nothing_in_the_package_runs_or_unpickles_what_it_reads() -> None:
+    modules = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "subprocess", "runpy", "ctypes"}
+    calls = {"eval", "exec", "compile", "__import__", "torch.load", "os.system", "os.popen", "importlib.import_module"}
+    calls |= {"numpy.load", "np.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "torch.jit.load"}
+    for path in Path(kinfolk.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                assert modules.isdisjoint(alias.name.partition(".")[0] for alias in node.names), path
+            elif isinstance(node, ast.ImportFrom):
+                assert (node.module or "").partition(".")[0] not in modules, path
+            elif isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in calls, (path, node.lineno)
+
+
 @pytest.mark.parametrize("layers", [10**9, 10**400])
 def test_a_config_of_a_billion_layers_does_not_hang(checkpoint_folder: Path, layers: int) -> None:
     path = checkpoint_folder / "config.json"
@@ -225,6 +240,25 @@ def test_an_adapter_beside_a_model_is_refused(checkpoint_folder: Path) -> None:
     (checkpoint_folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "x/y"}))
     with pytest.raises(KinfolkError, match="an adapter beside the model"):
         load_checkpoint(checkpoint_folder, "cpu")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{% include '/etc/hostname' %}",
+        "{{ cycler.__init__.__globals__.os.mkdir(path) }}",
+        "{{ raise_exception.__globals__['json'] }}",
+        "{{ strftime_now.__globals__['json'] }}",
+        "{% for i in range(10 ** 9) %}x{% endfor %}",
+    ],
+)
+def test_a_chat_template_stays_in_its_sandbox(checkpoint_folder: Path, template: str) -> None:
+    (checkpoint_folder / "chat_template.jinja").write_text(template)
+    tokenizer = load_tokenizer(str(checkpoint_folder), checkpoint_folder, "here")
+    with pytest.raises(KinfolkError, match="the chat template cannot render"):
+        prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])
 
 
 @pytest.mark.parametrize("target", TARGETS)

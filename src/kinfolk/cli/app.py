@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from typing import Annotated
 
 # libgomp's threads otherwise spin while they wait, which slows a small training step on a busy machine fourfold.
 # It reads this once, when torch is imported.
@@ -12,6 +13,7 @@ os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")
 
 import typer
 
+from kinfolk import __version__
 from kinfolk.cli.adaptability import adaptability
 from kinfolk.cli.average import average
 from kinfolk.cli.build import build
@@ -39,7 +41,6 @@ for chatty in ("torchao", "torch.utils._pytree"):
 
 app = typer.Typer(
     name="kinfolk",
-    help="Build a family of language models for about the compute of its largest member.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,6 +55,21 @@ for command in COMMANDS:
 app.add_typer(laws, name="laws")
 app.add_typer(schedule, name="schedule")
 app.add_typer(transfer, name="transfer")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"kinfolk {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def kinfolk(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Build a family of language models for about the compute of its largest member."""
 
 
 def main() -> None:
