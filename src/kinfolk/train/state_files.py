@@ -93,7 +93,7 @@ def shares(sizes: Mapping[str, int], count: int) -> list[list[str]]:
     """Divide tensors of these sizes into so many shares of about equal size; a function of names and sizes alone.
 
     >>> shares({"a": 1, "b": 5, "c": 2, "d": 3}, 2)
-    [['b'], ['a', 'c', 'd']]
+    [['a', 'b'], ['c', 'd']]
     """
     totals = [0] * count
     found: list[set[str]] = [set() for _ in range(count)]
