@@ -41,9 +41,10 @@ class Job:
         """`only` names the members that this job is given; all of them where it is empty."""
         self._run = run
         self._view = view
-        self._only = tuple(only)
         self._share = share_of(run.plan, only)
-        self._name = uuid.uuid4().hex[:8]
+        # A build alone needs no name, and its ledger says the same each time.
+        self._name = {"job": uuid.uuid4().hex[:8]} if only else {}
+        self._given = {"only": list(only)} if only else {}
         self._held: Lock | None = None
         self._not_visited = set(self._share.stages)
         self._not_looked_through = set[str]()
@@ -65,7 +66,7 @@ class Job:
 
     def begin(self, **facts: Any) -> None:
         """Record that a build is at work."""
-        self._run.ledger.append("build_started", job=self._name, only=self._only or None, **facts)
+        self._run.ledger.append("build_started", **self._name, **self._given, **facts)
 
     def next_turn(self) -> Turn | None:
         """What to do now that the last turn is over; waits for other jobs where they hold all that can begin.
@@ -109,9 +110,9 @@ class Job:
                         lock.wait(lambda: None)  # the job that has finished its member may still be at its forecast
                         check(stage)
                 compare()
-                ledger.append("build_finished", job=self._name, seconds=seconds)
+                ledger.append("build_finished", **self._name, seconds=seconds)
                 return
-            ledger.append(JOB_FINISHED, job=self._name, seconds=seconds)
+            ledger.append(JOB_FINISHED, **self._name, seconds=seconds)
         left = sorted(unfinished_members(self._run))
         if left:
             self._view.say(f"{self._run.family.name}  finished here; still to be built: {', '.join(left)}")

@@ -25,7 +25,7 @@ class JobFinished(Record):
     """One of several jobs has done all that its members need."""
 
     time: float
-    job: str
+    job: str | None = None
 
 
 class BuildFinished(Record):
