@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from counted_flops import counted_flops
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
 from kinfolk.family.shapes import Architecture, Shape
 from kinfolk.family.spec import Model
@@ -19,10 +19,12 @@ def counted(sizes: Shape, architecture: Architecture, vocab_size: int, context: 
     config._attn_implementation = "eager"
     model = new_model(config, seed=0)
     tokens = torch.randint(vocab_size, (sequences, context + 1))
-    with FlopCounterMode(display=False) as counter:
+
+    def work() -> None:
         logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
-    return int(counter.get_total_flops())
+
+    return counted_flops(model, context, work)
 
 
 def shape(layers: int, hidden: int, heads: int, groups: int, head_dim: int, ffn: int, tied: bool) -> Shape:
@@ -53,10 +55,10 @@ def test_the_objective_of_training_costs_what_the_formula_says() -> None:
     sizes, vocab_size, context = SHAPES[1], 37, 16
     config = config_for(sizes, Model(context_length=context), vocab_size)
     config._attn_implementation = "eager"
-    objective = TokenLoss(new_model(config, seed=0))
-    with FlopCounterMode(display=False) as counter:
-        objective(torch.randint(vocab_size, (1, context + 1))).minimised.backward()
-    assert counter.get_total_flops() == matmul_flops_per_token(sizes, vocab_size, context) * context
+    model = new_model(config, seed=0)
+    objective, tokens = TokenLoss(model), torch.randint(vocab_size, (1, context + 1))
+    found = counted_flops(model, context, lambda: objective(tokens).minimised.backward())
+    assert found == matmul_flops_per_token(sizes, vocab_size, context) * context
 
 
 def test_matmul_flops_of_a_large_model_are_about_six_nd() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 from architectures import CONFIGS, VOCAB, random_model
+from counted_flops import counted_flops
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from kinfolk.plan.costs import matmul_flops_per_token
 from kinfolk.plan.stages import Patch, Token
@@ -180,7 +180,7 @@ def test_a_patch_costs_what_a_token_costs() -> None:
     shape = Shape(num_hidden_layers=2, hidden_size=24, num_attention_heads=2, head_dim=4, intermediate_size=40)
     config = config_for(shape, Model(context_length=16), 37)
     config._attn_implementation = "eager"
-    loss = PatchLoss(new_model(config, seed=0), Patch(4))
-    with FlopCounterMode(display=False) as counter:
-        loss(torch.randint(37, (2, 4 * 17))).minimised.backward()
-    assert counter.get_total_flops() == matmul_flops_per_token(shape, 37, 16) * 2 * 16
+    model = new_model(config, seed=0)
+    loss, tokens = PatchLoss(model, Patch(4)), torch.randint(37, (2, 4 * 17))
+    found = counted_flops(model, 16, lambda: loss(tokens).minimised.backward())
+    assert found == matmul_flops_per_token(shape, 37, 16) * 2 * 16
