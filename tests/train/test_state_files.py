@@ -107,3 +107,10 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no space"):
         begin_first(tmp_path, write, Position(0, 0), has_optimizer=False, engine=alone())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("told", ["[" * 100_000, "{", "7", '{"weight": {}}', '{"weight": {"saved_offsets": ["a"]}}'])
+def test_parts_that_cannot_be_placed_are_refused(tmp_path: Path, told: str) -> None:
+    save_file({"weight": torch.zeros(2, 2)}, tmp_path / "shard.safetensors", metadata={"DCP_SHARDING_INFO": told})
+    with pytest.raises(KinfolkError, match="which parts of tensors it holds"):
+        saved_tensors(tmp_path)

@@ -1,6 +1,5 @@
 """The tensors of training checkpoints, read and written a few rows at a time: no process need hold them all."""
 
-import json
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
@@ -11,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kinfolk.errors import KinfolkError
+from kinfolk.errors import KinfolkError, in_short
 from kinfolk.growth.checkpoint import Progress
 from kinfolk.growth.made import Made, make_all
 from kinfolk.growth.rows import Stored
 from kinfolk.growth.safetensors import ClosedFile, Entry, OpenFile, read_header
 from kinfolk.growth.safetensors_writer import FileWriter
+from kinfolk.json_text import parse_json
 from kinfolk.train.engine import Engine
 
 
@@ -74,10 +74,9 @@ def saved_tensors(checkpoint: Path) -> dict[str, Stored]:
     for path in sorted(checkpoint.glob("*.safetensors")):
         with closing(OpenFile(path)) as file:
             entries, about = read_header(file)
-        # DCP says so where a process has a part of every tensor; whole tensors begin at 0.
-        offsets = json.loads(about.get("DCP_SHARDING_INFO", "{}"))
+        offsets = _offsets(path, about)
         for name, entry in entries.items():
-            first = tuple(offsets[name]["saved_offsets"]) if name in offsets else (0,) * len(entry.shape)
+            first = offsets.get(name, (0,) * len(entry.shape))
             # Replicas save a part once; of what all of them save, any is right.
             parts.setdefault(name, {})[first] = Part(first, replace(entry, file=ClosedFile(path)))
     found = {name: Split(list(each.values())) for name, each in sorted(parts.items())}
@@ -87,6 +86,19 @@ def saved_tensors(checkpoint: Path) -> dict[str, Stored]:
                 f"a part of {name} is missing", where=str(checkpoint), fix="put the checkpoint's other files there"
             )
     return dict(found)
+
+
+def _offsets(path: Path, about: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Where tensors of a file begin in the whole, as DCP says of those that are in parts; others begin at 0."""
+    try:
+        told = parse_json(about.get("DCP_SHARDING_INFO", "{}"))
+        return {name: tuple(map(int, each["saved_offsets"])) for name, each in told.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise KinfolkError(
+            f"which parts of tensors it holds cannot be read: {in_short(error)}",
+            where=str(path),
+            fix="put back the file that was saved",
+        ) from error
 
 
 def shares(sizes: Mapping[str, int], count: int) -> list[list[str]]:
