@@ -2,6 +2,7 @@
 
     pip install accelerate                            what the HF Trainer needs beside this project's packages
     python benchmarks/train.py [--rounds 3]           tokens per second of kinfolk, the HF Trainer and bare loops
+    python benchmarks/train.py steps                  kinfolk's step and a bare loop's, in turn in one process
     python benchmarks/train.py parts                  the data pipeline and the tokenizer alone
     python benchmarks/train.py starts                 seconds to the first step of a stage that is new, grown, resumed
 
@@ -39,7 +40,9 @@ CONTENDERS = ("kinfolk", "hf trainer", "bare loop, 1 thread", "bare loop, 2 thre
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["compare", "parts", "starts", "one", "start"], default="compare")
+    parser.add_argument(
+        "what", nargs="?", choices=["compare", "steps", "parts", "starts", "one", "start"], default="compare"
+    )
     parser.add_argument("contender", nargs="?", choices=CONTENDERS)
     parser.add_argument("size", nargs="?", choices=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=3)
@@ -52,6 +55,8 @@ def main() -> None:
         print(json.dumps(one_start(arguments.work)))
     elif arguments.what == "starts":
         starts(arguments.work)
+    elif arguments.what == "steps":
+        steps(arguments.work, arguments.sizes)
     elif arguments.what == "parts":
         parts(arguments.work)
     else:
@@ -270,19 +275,12 @@ def by_bare_loop(size: str, work: Path, threads: int) -> dict[str, float]:
     steps = SHAPES[size][2]
     rows = sequences(work)[:, :CONTEXT]
     model = new_model(size, work).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = bare_optimizer(model)
     moments, last = [], math.nan
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = PEAK * min((step + 1) / max(1, steps // 20), (steps - step) / steps)
-        batch = rows[step * SEQUENCES_PER_STEP : (step + 1) * SEQUENCES_PER_STEP]
-        last = 0.0
-        for part in batch.split(SEQUENCES_PER_MICRO_BATCH):
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = model(input_ids=part, labels=part, use_cache=False).loss
-            loss = loss * len(part) / SEQUENCES_PER_STEP
-            loss.backward()
-            last += loss.item()
+        last = bare_gradients(model, rows[step * SEQUENCES_PER_STEP : (step + 1) * SEQUENCES_PER_STEP])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -290,6 +288,93 @@ def by_bare_loop(size: str, work: Path, threads: int) -> dict[str, float]:
         if (step + 1) % saved_every(steps) == 0:
             model.save_pretrained(work / f"bare-{size}")
     return {"first_step_at": moments[0], "ended": time.time(), "loss": last}
+
+
+def steps(work: Path, sizes: list[str], rounds: int = 8) -> None:
+    """Steps alone, without reading and saving: what drifts with the machine from one process to the next falls out."""
+    import torch
+
+    prepare(work)
+    print("| model | threads | kinfolk: tokens/s | bare loop | kinfolk / bare loop: median, quartiles |")
+    print("|---|---|---|---|---|")
+    for size in sizes:
+        takes = {"kinfolk": our_step(size, work), "bare loop": bare_step(size, work)}
+        speeds: dict[tuple[str, int], list[float]] = {(name, threads): [] for name in takes for threads in (1, 2)}
+        for round_ in range(rounds + 1):
+            for name, threads in speeds:
+                torch.set_num_threads(threads)
+                began = time.perf_counter()
+                takes[name]()
+                if round_:  # the first one warms up
+                    speeds[name, threads].append(SEQUENCES_PER_STEP * CONTEXT / (time.perf_counter() - began))
+        for threads in (1, 2):
+            ours, bare = speeds["kinfolk", threads], speeds["bare loop", threads]
+            low, middle, high = statistics.quantiles(
+                [mine / other for mine, other in zip(ours, bare, strict=True)], n=4
+            )
+            medians = f"{statistics.median(ours):,.0f} | {statistics.median(bare):,.0f}"
+            print(f"| {size} | {threads} | {medians} | {middle:.2f} ({low:.2f} to {high:.2f}) |", flush=True)
+
+
+def our_step(size: str, work: Path) -> Callable[[], None]:
+    import torch
+
+    from kinfolk.family.load import load_family
+    from kinfolk.train.engine import alone
+    from kinfolk.train.objective import TokenLoss
+    from kinfolk.train.optimizer import make_optimizer
+
+    objective = TokenLoss(new_model(size, work), torch.bfloat16).train()
+    recipe = load_family(str(work / f"{size}.yaml")).family.recipe
+    optimizer = make_optimizer(objective.model, recipe.optimizer)
+    rows = sequences(work)[:SEQUENCES_PER_STEP]
+
+    def step() -> None:
+        for part in rows.split(SEQUENCES_PER_MICRO_BATCH):
+            with alone().autocast("bfloat16"):
+                loss = objective(part).minimised
+            (loss / (SEQUENCES_PER_STEP * CONTEXT)).backward()
+        torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def bare_step(size: str, work: Path) -> Callable[[], None]:
+    import torch
+
+    model = new_model(size, work).train()
+    optimizer = bare_optimizer(model)
+    rows = sequences(work)[:SEQUENCES_PER_STEP, :CONTEXT]
+
+    def step() -> None:
+        bare_gradients(model, rows)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def bare_optimizer(model: Any) -> Any:
+    import torch
+
+    return torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+
+
+def bare_gradients(model: Any, rows: Any) -> float:
+    """Adds up the gradients of a step's mean loss; returns that."""
+    import torch
+
+    total = 0.0
+    for part in rows.split(SEQUENCES_PER_MICRO_BATCH):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(input_ids=part, labels=part, use_cache=False).loss
+        loss = loss * len(part) / SEQUENCES_PER_STEP
+        loss.backward()
+        total += loss.item()
+    return total
 
 
 STEPS_OF_STARTS = 3
