@@ -125,7 +125,7 @@ def test_the_fit_is_fast_and_deterministic() -> None:
     runs = [without_curve(run) for run in grid()]
     many = (runs * 3)[:150]
     first, seconds = fit(many), []
-    for _ in range(5):
+    for _ in range(20):  # the best of them: a machine that does other things as well slows even processor time
         began = time.process_time()
         assert fit(many) == first
         seconds.append(time.process_time() - began)

@@ -75,11 +75,17 @@ def kinfolk(
 def main() -> None:
     """Run the command line; a fault of the user's input or machine is printed, never a traceback."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.__stdout__ is not None:
+                sys.__stdout__.flush()
     except KinfolkError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
+        # What is still to be written goes nowhere: Python writes it once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(141)
     except Exception as error:
         fault = machine_fault(error)
