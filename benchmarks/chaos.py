@@ -1,10 +1,11 @@
 """Kills a build at random moments, again and again, and checks that it ends like one that nothing disturbed.
 
-    python benchmarks/chaos.py --kills 120
+    python benchmarks/chaos.py --kills 120 [--background]
 
 A small family is built by `kinfolk build` in child processes. Each gets SIGKILL: two of three times at a random moment
 of a phase that was hit least so far, otherwise at a random moment of the whole build. The next child runs the same
-command in what is left. After each kill and at the end of each build everything is checked that `Checks` lists.
+command in what is left. After each kill and at the end of each build everything is checked that `Checks` lists. With
+`--background` checkpoints are written while training goes on, and a kill may find several steps of them unfinished.
 SIGKILL ends a process, not the machine: that a power cut finds everything on the disk is up to fsync, which is called
 before every rename and is not tested here.
 """
@@ -46,9 +47,9 @@ PHASES = {
     "first state": ["kinfolk.build.build:begin_stage"],
     "growing": ["kinfolk.build.origin:begin_growth"],
     "training": ["kinfolk.build.build:train_stage"],
-    "checkpointing": ["kinfolk.train.checkpoint:begin_save", "kinfolk.train.checkpoint:Saving.finish"],
+    "checkpointing": ["kinfolk.train.resumable:begin_save", "kinfolk.train.saving:Saving.finish"],
     "evaluating": ["kinfolk.build.build:finish_member"],
-    "exporting": ["kinfolk.build.finish:export_member"],
+    "exporting": ["kinfolk.build.finish:export_saved"],
     "ledger": ["kinfolk.build.ledger:Ledger.append"],
     "reporting": ["kinfolk.report.page:write_report"],
 }
@@ -155,11 +156,11 @@ def _owner(target: str) -> tuple[Any, str]:
     return owner, name
 
 
-def command(family: Path, run: Path) -> int:
+def command(family: Path, run: Path, background: bool) -> int:
     """What `kinfolk build` does, in this process; its exit code."""
     from kinfolk.cli.app import main
 
-    sys.argv = ["kinfolk", "build", str(family), "--run", str(run)]
+    sys.argv = ["kinfolk", "build", str(family), "--run", str(run), *(["--background-saving"] if background else [])]
     try:
         main()
     except SystemExit as end:
@@ -225,6 +226,8 @@ class Checks:
     """What an undisturbed build left, and whether others leave the same."""
 
     reference: Path
+    background: bool = False
+    """Whether checkpoints take as many steps as they take, so that none is due at a certain one."""
     kills: Counter[str] = field(default_factory=Counter)
     builds: int = 0
     most_lost: int = 0
@@ -242,7 +245,8 @@ class Checks:
         stage = next((name for name in newest if zlib.crc32(name.encode()) == board.step[0]), None)
         if stage is not None:
             done, due = int(board.step[1]), (int(board.step[1]) - 1) // SAVED_EVERY * SAVED_EVERY
-            assert newest[stage] >= due, f"{stage}: {done} steps done, and only those up to {newest[stage]} are saved"
+            is_saved = newest[stage] >= due or self.background
+            assert is_saved, f"{stage}: {done} steps done, and only those up to {newest[stage]} are saved"
             self.lost += done - newest[stage]
             self.most_lost = max(self.most_lost, done - newest[stage])
         return newest
@@ -301,7 +305,9 @@ def paths(run: Path) -> set[str]:
     return {str(path.relative_to(run)) for path in run.rglob("*") if "tfevents" not in path.name}
 
 
-def disturb(family: Path, work: Path, kills: int, seed: int, say: Callable[[str], None] = print) -> Checks:
+def disturb(
+    family: Path, work: Path, kills: int, seed: int, say: Callable[[str], None] = print, background: bool = False
+) -> Checks:
     """Build the family once in peace, and then under so many kills, as often as that takes."""
     draw, board, log = random.Random(seed), Board(), work / "log"
     reference, run = work / "undisturbed", work / "disturbed"
@@ -309,19 +315,21 @@ def disturb(family: Path, work: Path, kills: int, seed: int, say: Callable[[str]
         shutil.rmtree(folder, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
-        assert command(family, reference) == 0  # in this process, so that children need not import anything
+        assert command(family, reference, background) == 0  # in this process, so that children need not import anything
     shutil.rmtree(reference)
     began = time.monotonic()
-    assert run_and_kill(lambda: command(family, reference), board, Aim(0, 1, 0.0), log) == (None, 0), log.read_text()
+    assert run_and_kill(lambda: command(family, reference, background), board, Aim(0, 1, 0.0), log) == (None, 0), (
+        log.read_text()
+    )
     whole = time.monotonic() - began
     visits, seconds = board.visits.copy(), board.seconds.copy()
     say(f"an undisturbed build takes {whole:.1f} s: {len(told(reference, 'stage_finished'))} stages")
 
-    checks, newest, known = Checks(reference), dict[str, int](), 0
+    checks, newest, known = Checks(reference, background), dict[str, int](), 0
     while sum(checks.kills.values()) < kills or run.exists():
         done = sum(checks.kills.values()) >= kills
         aim = Aim(0, 1, 0.0) if done else take_aim(draw, checks.kills, visits, seconds, whole)
-        phase, code = run_and_kill(lambda: command(family, run), board, aim, log)
+        phase, code = run_and_kill(lambda: command(family, run, background), board, aim, log)
         checks.after_start(run, known, newest)
         if phase is None:
             assert code == 0, f"a child ended with {code}:\n{log.read_text()[-3000:]}"
@@ -352,11 +360,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--background", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-chaos"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     began = time.monotonic()
-    checks = disturb(write_family(arguments.work), arguments.work, arguments.kills, arguments.seed)
+    family = write_family(arguments.work)
+    checks = disturb(family, arguments.work, arguments.kills, arguments.seed, background=arguments.background)
     print("\n| phase | kills |\n|---|---|")
     for name in NAMES:
         print(f"| {name} | {checks.kills[name]} |")

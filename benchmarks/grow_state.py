@@ -95,6 +95,7 @@ def prepare(options: argparse.Namespace) -> None:
     from kinfolk.train.engine import alone
     from kinfolk.train.model import new_model
     from kinfolk.train.optimizer import make_optimizer
+    from kinfolk.train.saving import save
 
     model = new_model(growth(options).configs[0], 0)
     tensors = checkpoint.tensors_of(model, make_optimizer(model, Optimizer()))
@@ -102,7 +103,7 @@ def prepare(options: argparse.Namespace) -> None:
     for name, tensor in tensors.items():
         if not name.startswith("model."):
             tensor.copy_(torch.rand(tensor.shape, generator=draw))
-    checkpoint.save(options.folder / "parent", tensors, checkpoint.Position(0, 0), alone())
+    save(options.folder / "parent", tensors, checkpoint.Position(0, 0), alone())
 
 
 def tokens() -> Any:
@@ -155,6 +156,7 @@ def grow_in_memory(options: argparse.Namespace) -> None:
     from kinfolk.train.engine import alone
     from kinfolk.train.model import empty_model, load_parameters
     from kinfolk.train.optimizer import MOMENTS, make_optimizer
+    from kinfolk.train.saving import save
 
     before, began, plan = peak_memory_bytes(), time.monotonic(), growth(options)
     model = empty_model(plan.configs[0])
@@ -177,7 +179,7 @@ def grow_in_memory(options: argparse.Namespace) -> None:
     tensors = {f"model.{name}": value for name, value in weights.items()}
     for key, values in zip((*MOMENTS, "step"), grown, strict=True):
         tensors |= {f"optimizer.{key}.{name}": value for name, value in values.items()}
-    checkpoint.save(options.folder / "child", tensors, checkpoint.Position(0, 0), alone())
+    save(options.folder / "child", tensors, checkpoint.Position(0, 0), alone())
     peak = peak_memory_bytes()
     print(
         f"peak {peak / 1e6:,.0f} MB: {(peak - before) / 1e6:,.0f} by growing and comparing; grown after {after:.1f} s, "

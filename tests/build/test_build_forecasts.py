@@ -1,14 +1,16 @@
 """Members held against their forecasts: in the ledger, in the view, in the report; and nothing of it without a law."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from micro import SMALL, RecordingView, family
+from micro import SMALL, RecordingView, family, in_child, in_ranks
 
 from kinfolk.build.build import build
+from kinfolk.build.ledger import Ledger
 from kinfolk.laws.choose import ChosenLaw, choose_law
 from kinfolk.laws.loss import Calibration, FittedRange, LossLaw
 from kinfolk.laws.published import LAWS
@@ -142,6 +144,27 @@ def test_every_stage_of_a_trunk_with_patches_is_checked(tmp_path: Path) -> None:
         assert all(f">{figure}<" in rows[name] for figure in shown)
         assert ("inside" if check["inside"] else "outside") in rows[name]
     assert "Forecast and measured" in page
+
+
+def test_two_processes_check_every_stage_as_one_does(tmp_path: Path) -> None:
+    """What no member has measured, they measure together; losses differ by the rounding of their training."""
+    changes = {"strategy": "trunk", "patch": {"size": 2}, "recipe": {"schedule": {"decay_share": 0.3}}}
+    loaded, log = family(tmp_path, **changes), tmp_path / "log"
+
+    def work(run: Path) -> Callable[[], None]:
+        return lambda: build(loaded, run, RecordingView(), law=law(3.5))
+
+    assert in_child(work(tmp_path / "one"), log) == 0, log.read_text()
+    assert in_ranks(work(tmp_path / "two"), log) == [0, 0], log.read_text()
+    one, two = (Ledger(tmp_path / name / "ledger.jsonl").events("forecast_checked") for name in ("one", "two"))
+    assert [each["stage"] for each in one] == ["small-undecayed", "small", "large-undecayed", "large"]
+    for alone, together in zip(one, two, strict=True):
+        assert (together["stage"], together["kind"], together["inside"]) == (
+            alone["stage"],
+            alone["kind"],
+            alone["inside"],
+        )
+        assert together["measured"] == pytest.approx(alone["measured"], rel=1e-4)
 
 
 def test_a_check_that_a_kill_took_is_made_up_for_once(tmp_path: Path) -> None:

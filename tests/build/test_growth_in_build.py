@@ -22,6 +22,7 @@ from kinfolk.train.engine import alone
 from kinfolk.train.interruption import Interruption
 from kinfolk.train.model import empty_model
 from kinfolk.train.optimizer import make_optimizer
+from kinfolk.train.saving import save
 from kinfolk.train.stage import train_stage
 
 
@@ -150,7 +151,7 @@ def test_a_fork_goes_on_from_one_trunk(run: Run, tmp_path: Path) -> None:
         assert (grown is not None) == (stage.name == "up")
         assert position.sequences == (0 if stage.name == "trunk" else 32)
         states[stage.name] = {name: value.clone() for name, value in state.items()}
-        checkpoint.save(there.checkpoints(stage.name), state, position, alone())
+        save(there.checkpoints(stage.name), state, position, alone())
         model = empty_model(origin.stage_config(stage, run.family, run.store))
         folder = there.stages / stage.name
         recipe = run.family.recipe

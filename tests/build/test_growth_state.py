@@ -39,6 +39,7 @@ from kinfolk.train.interruption import Interruption
 from kinfolk.train.model import config_for, empty_model, load_parameters, new_model
 from kinfolk.train.objective import stage_loss
 from kinfolk.train.optimizer import make_optimizer
+from kinfolk.train.saving import save
 from kinfolk.train.state_files import saved_tensors
 
 WAYS = {
@@ -77,7 +78,7 @@ def save_in_parts(run: Run, matrices: Any, folder: Path) -> None:
         checkpoint.load(saved, kept, engine)
         for number, name in enumerate(sorted(tensors.keys() - kept.keys())):
             tensors[name].fill_(0.25 + number)
-        checkpoint.save(folder / stage.name / "checkpoints", tensors, checkpoint.position_of(saved), engine)
+        save(folder / stage.name / "checkpoints", tensors, checkpoint.position_of(saved), engine)
 
 
 def newest(stages: Path, stage: Stage) -> Path:
@@ -321,7 +322,7 @@ def begun(folder: Path, growth: Growth) -> Path:
     """A state of the parent's shape, with moments."""
     model = new_model(growth.configs[0], 0)
     tensors = checkpoint.tensors_of(model, make_optimizer(model, Optimizer()))
-    return checkpoint.save(folder, tensors, Position(0, 0), alone())
+    return save(folder, tensors, Position(0, 0), alone())
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak cannot be begun anew here")

@@ -11,12 +11,13 @@ from kinfolk.errors import KinfolkError
 from kinfolk.family.recipe import Optimizer
 from kinfolk.family.shapes import Shape
 from kinfolk.family.spec import Model
-from kinfolk.train import checkpoint
+from kinfolk.train import checkpoint, saving
 from kinfolk.train.checkpoint import Position
 from kinfolk.train.engine import Engine, alone, start_engine
 from kinfolk.train.model import config_for, new_model
 from kinfolk.train.objective import TokenLoss
 from kinfolk.train.optimizer import make_optimizer
+from kinfolk.train.saving import save
 
 TIED = Shape(**SMALL)
 
@@ -49,13 +50,13 @@ def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    return checkpoint.save(tmp_path / "saves", trained(alone(), 2), Position(2, 16, 1.5), alone())
+    return save(tmp_path / "saves", trained(alone(), 2), Position(2, 16, 1.5), alone())
 
 
 def test_a_round_trip_is_exact(tmp_path: Path) -> None:
     tensors = trained(alone(), 3)
     torch.manual_seed(11)
-    saved = checkpoint.save(tmp_path, tensors, Position(3, 24, 0.1), alone())
+    saved = save(tmp_path, tensors, Position(3, 24, 0.1), alone())
     expected, drawn = clone(tensors), torch.rand(5)
     other = trained(alone(), 1, seed=9)
     torch.manual_seed(12)
@@ -72,7 +73,7 @@ def test_weights_alone_can_be_saved_and_read(tmp_path: Path, saved: Path) -> Non
     weights = {name: value for name, value in tensors.items() if name.startswith("model.")}
     checkpoint.load(saved, weights, alone())
     assert_same(weights, {name: value for name, value in trained(alone(), 2).items() if name in weights})
-    assert not checkpoint.has_optimizer(checkpoint.save(tmp_path / "w", weights, Position(0, 0), alone()))
+    assert not checkpoint.has_optimizer(save(tmp_path / "w", weights, Position(0, 0), alone()))
 
 
 def test_only_safetensors_and_json_lie_in_the_folder(saved: Path) -> None:
@@ -122,24 +123,24 @@ def test_no_flipped_bit_of_the_record_changes_what_it_says(saved: Path) -> None:
 def test_half_written_folders_are_passed_over_and_removed(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path / "none") is None
     tensors = trained(alone(), 1)
-    first = checkpoint.save(tmp_path, tensors, Position(4, 32), alone())
+    first = save(tmp_path, tensors, Position(4, 32), alone())
     (tmp_path / "step-00000009.unfinished").mkdir()
     (tmp_path / "step-00000009.unfinished" / "shard.safetensors").write_bytes(b"half")
     assert checkpoint.latest(tmp_path) == first
-    second = checkpoint.save(tmp_path, tensors, Position(8, 64), alone())
+    second = save(tmp_path, tensors, Position(8, 64), alone())
     assert list(tmp_path.iterdir()) == [second]
 
 
 def test_a_failed_save_keeps_the_former(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = trained(alone(), 1)
-    first = checkpoint.save(tmp_path, tensors, Position(4, 32), alone())
+    first = save(tmp_path, tensors, Position(4, 32), alone())
 
     def full(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "dcp_save", full)
+    monkeypatch.setattr(saving, "dcp_save", full)
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.save(tmp_path, tensors, Position(8, 64), alone())
+        save(tmp_path, tensors, Position(8, 64), alone())
     monkeypatch.undo()
     assert checkpoint.latest(tmp_path) == first
     checkpoint.load(first, tensors, alone())
@@ -148,14 +149,14 @@ def test_a_failed_save_keeps_the_former(tmp_path: Path, monkeypatch: pytest.Monk
 def test_checkpoints_move_between_one_process_and_two(tmp_path: Path) -> None:
     """Loaded into a sharded run and saved again, bit for bit, and back; and saved by a run that trained in shards."""
     expected = trained(alone(), 2)
-    plain = checkpoint.save(tmp_path / "one", expected, Position(2, 16), alone())
+    plain = save(tmp_path / "one", expected, Position(2, 16), alone())
 
     def reshard() -> None:
         with start_engine() as engine:
             sharded = trained(engine, 1, seed=8)
             checkpoint.load(plain, sharded, engine)
-            checkpoint.save(tmp_path / "two", sharded, Position(2, 16), engine)
-            checkpoint.save(tmp_path / "trained", trained(engine, 2), Position(2, 16), engine)
+            save(tmp_path / "two", sharded, Position(2, 16), engine)
+            save(tmp_path / "trained", trained(engine, 2), Position(2, 16), engine)
 
     assert in_ranks(reshard, tmp_path / "log") == [0, 0], (tmp_path / "log").read_text()
     for folder in ("two", "trained"):

@@ -23,6 +23,7 @@ from kinfolk.train.layout import Layout
 from kinfolk.train.model import config_for, new_model
 from kinfolk.train.objective import TokenLoss
 from kinfolk.train.optimizer import make_optimizer
+from kinfolk.train.saving import begin_save, save
 
 SHAPE = Shape(**LARGE)
 BATCH = torch.randint(300, (4, 33), generator=torch.Generator().manual_seed(3))
@@ -177,8 +178,8 @@ def test_a_checkpoint_in_the_background_holds_what_was_there_when_it_began(tmp_p
     def work() -> None:
         with start_engine() as engine:
             tensors = trained(engine)
-            plain = checkpoint.save(tmp_path / "plain", tensors, Position(1, 4), engine)
-            saving = checkpoint.begin_save(tmp_path / "background", tensors, Position(1, 4), engine, in_background=True)
+            plain = save(tmp_path / "plain", tensors, Position(1, 4), engine)
+            saving = begin_save(tmp_path / "background", tensors, Position(1, 4), engine, in_background=True)
             assert checkpoint.latest(tmp_path / "background") is None, "it has no name before it is whole"
             with torch.no_grad():
                 for tensor in tensors.values():
@@ -206,7 +207,7 @@ def test_damage_in_any_process_s_share_is_found(tmp_path: Path) -> None:
     def work() -> None:
         with start_engine() as engine:
             tensors = trained(engine)
-            saved = checkpoint.save(tmp_path / "saves", tensors, Position(1, 4), engine)
+            saved = save(tmp_path / "saves", tensors, Position(1, 4), engine)
             if engine.is_main:
                 (file,) = saved.glob("shard-00002-*")
                 content = bytearray(file.read_bytes())
@@ -223,8 +224,8 @@ def test_damage_in_any_process_s_share_is_found(tmp_path: Path) -> None:
 def test_a_process_killed_while_it_saves_leaves_what_was_there(tmp_path: Path) -> None:
     def work() -> None:
         tensors = trained(alone())
-        checkpoint.save(tmp_path / "saves", tensors, Position(1, 4), alone())
-        checkpoint.begin_save(tmp_path / "saves", tensors, Position(2, 8), alone(), in_background=True)
+        save(tmp_path / "saves", tensors, Position(1, 4), alone())
+        begin_save(tmp_path / "saves", tensors, Position(2, 8), alone(), in_background=True)
         os._exit(9)
 
     assert exit_code(start_child(work)) == 9

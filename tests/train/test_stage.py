@@ -25,6 +25,7 @@ from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.model import empty_model, new_model, parameters_of
 from kinfolk.train.monitor import read_metrics
 from kinfolk.train.rate import learning_rate
+from kinfolk.train.saving import save
 from kinfolk.train.stage import Trained, held_out_sample, rows_of_rank, train_stage
 
 
@@ -40,7 +41,7 @@ def begin(spec: tuple[Family, TokenStore], folder: Path) -> Stage:
     plan = independent(spec[0])
     stage = plan.stages[-1]
     state, position, _ = first_state(stage, plan, *spec, folder)
-    checkpoint.save(folder / "checkpoints", state, position, alone())
+    save(folder / "checkpoints", state, position, alone())
     return stage
 
 
@@ -245,7 +246,7 @@ def test_poisoned_weights_stop_the_first_step(spec: tuple[Family, TokenStore], t
     model = new_model(stage_config(stage, *spec), 0)
     with torch.no_grad():
         model.model.norm.weight[3] = math.inf
-    checkpoint.save(tmp_path / "checkpoints", checkpoint.tensors_of(model, None), checkpoint.Position(2, 16), alone())
+    save(tmp_path / "checkpoints", checkpoint.tensors_of(model, None), checkpoint.Position(2, 16), alone())
     with pytest.raises(KinfolkError, match="at step 3 of 14"):
         train(spec, stage, tmp_path)
 

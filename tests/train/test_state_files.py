@@ -13,8 +13,9 @@ from torch import Tensor
 
 from kinfolk.errors import KinfolkError
 from kinfolk.growth.made import copied, held
-from kinfolk.train.checkpoint import Position, begin_first, load
+from kinfolk.train.checkpoint import Position, load
 from kinfolk.train.engine import alone
+from kinfolk.train.saving import begin_first
 from kinfolk.train.state_files import saved_tensors, shares, write_tensors
 
 

@@ -24,6 +24,7 @@ from kinfolk.train.gradients import accumulate, clip
 from kinfolk.train.layout import Layout
 from kinfolk.train.objective import TokenLoss
 from kinfolk.train.optimizer import make_optimizer
+from kinfolk.train.saving import save
 from kinfolk.train.stage import rows_of_rank
 from kinfolk.train.tensor_parallel import block_plan, refuse_tensor_parallel
 from kinfolk.train.update import make_update
@@ -147,7 +148,7 @@ def trained(engine: Engine, folder: Path | None = None, load: Path | None = None
         checkpoint.load(load, tensors, engine)
     for step in (0, 1) if load is None else (1,):
         if step == 1 and folder is not None:
-            checkpoint.save(folder, tensors, Position(1, 8), engine)
+            save(folder, tensors, Position(1, 8), engine)
         objective.zero_grad()
         gradients_of(objective, engine)
         update(0.01, step)

@@ -41,8 +41,8 @@ def test_other_settings_are_refused(place: Path, whole: Path, change: dict[str, 
 
 
 POINTS = [
-    ("kinfolk.train.checkpoint:dcp_save", 3),
-    ("kinfolk.train.checkpoint:save", 2),
+    ("kinfolk.train.saving:dcp_save", 3),
+    ("kinfolk.transfer.best:save", 1),
     ("kinfolk.train.monitor:Monitor.record", 1),
     ("kinfolk.train.monitor:Monitor.record", 9),
     ("kinfolk.transfer.best:Best.note", 3),

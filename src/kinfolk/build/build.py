@@ -1,28 +1,20 @@
 """The executor: walks any plan, stage by stage, and goes on where an earlier process stopped."""
 
-import os
-import platform
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-import transformers
-
-import kinfolk
-from kinfolk.build.finish import compare_members, finish_member
+from kinfolk.build.alikeness import compare_members
+from kinfolk.build.finish import finish_member
 from kinfolk.build.forecast import check_forecast
 from kinfolk.build.jobs import Job, Turn
 from kinfolk.build.locks import enter_run, holds_only_locks
 from kinfolk.build.origin import begin_stage, stage_config
 from kinfolk.build.outlook import Outlook, begin_outlook
+from kinfolk.build.provenance import command_line, machine, versions
 from kinfolk.build.remaining import share_of
 from kinfolk.build.run import BuildView, Run, begin_run, open_run
 from kinfolk.errors import KinfolkError
@@ -37,7 +29,7 @@ from kinfolk.schedule.live import NotYet
 from kinfolk.train import checkpoint
 from kinfolk.train.divergence import DivergedError
 from kinfolk.train.engine import Engine, MainStopped, Precision, resolve_precision, start_engine
-from kinfolk.train.interruption import Interrupted, Interruption
+from kinfolk.train.interruption import Interrupted, Interruption, stopping_together
 from kinfolk.train.memory import memory_for, weights_fix
 from kinfolk.train.model import config_for, empty_model, parameters_of
 from kinfolk.train.monitor import final_loss, read_metrics
@@ -101,17 +93,26 @@ def build(
             view.planned(run.family.name, job.documents)
         while (turn := engine.from_main(job.next_turn)) is not None:
             _take_turn(run, turn, engine, view, interruption)
-        check = partial(check_forecast, run, engine=engine, view=view)
-        engine.on_main(lambda: job.end(check, partial(compare_members, run, engine), time.monotonic() - began))
+
+        def check(stage: Stage) -> None:
+            with stopping_together(interruption, engine) as heed:
+                check_forecast(run, stage, engine, view, heed)
+
+        def compare() -> None:
+            with stopping_together(interruption, engine) as heed:
+                compare_members(run, engine, heed)
+
+        job.end(engine, check, compare, time.monotonic() - began)
 
 
 def _take_turn(run: Run, turn: Turn, engine: Engine, view: BuildView, interruption: Interruption) -> None:
     stage = run.plan.stage(turn.stage)
     if turn.trains:
         _train(run, stage, engine, view, interruption)
-    if turn.finishes:
-        engine.on_main(partial(finish_member, run, stage, engine, view))
-    engine.on_main(partial(check_forecast, run, stage, engine, view))
+    with stopping_together(interruption, engine) as heed:
+        if turn.finishes:
+            finish_member(run, stage, engine, view, heed)
+        check_forecast(run, stage, engine, view, heed)
 
 
 def _claim(
@@ -270,31 +271,3 @@ def _record_stage(run: Run, stage: Stage, trained: Trained, outlook: Outlook | N
         not_forecast=None if forecast or outlook is None else outlook.why,
         **{f"final_{name}": final_loss(records, name) if stage.steps else None},
     )
-
-
-def command_line() -> str:
-    """How this process was called."""
-    return shlex.join(["kinfolk", *sys.argv[1:]])
-
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    return {
-        "kinfolk": kinfolk.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def machine(engine: Engine) -> dict[str, Any]:
-    """What computes: device, processes and how they share the work, threads."""
-    name = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else platform.machine()
-    return {
-        "device": engine.device.type,
-        "name": name,
-        "processes": engine.world_size,
-        "layout": asdict(engine.layout),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-    }

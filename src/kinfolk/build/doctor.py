@@ -6,7 +6,7 @@ from typing import Any
 import psutil
 import torch
 
-from kinfolk.build.build import versions
+from kinfolk.build.provenance import versions
 from kinfolk.family.spec import Family
 from kinfolk.plan.document import plan_document
 from kinfolk.plan.strategies import plan_family

@@ -1,22 +1,27 @@
-"""What happens to a member once its stage is trained: measured, sampled, exported, recorded."""
+"""What happens to a member once its stage is trained: measured, sampled, exported, recorded.
 
+Every process takes part in what runs a model, whose blocks are spread over them: none need hold a whole one. The main
+process writes, and takes the weights from the files of the checkpoint.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
+from kinfolk.build.alikeness import kl_from_earlier, of_previous
+from kinfolk.build.held_out import held_out_score
 from kinfolk.build.member_card import member_card
-from kinfolk.build.members import export_member
-from kinfolk.build.origin import load_stage_model
+from kinfolk.build.members import export_saved
+from kinfolk.build.origin import last_checkpoint, load_stage_model
 from kinfolk.build.run import BuildView, Run
 from kinfolk.card.card import render
-from kinfolk.evaluate.consistency import adjacent_kl
-from kinfolk.evaluate.load import load_checkpoint
-from kinfolk.evaluate.loss import held_out_documents, score
+from kinfolk.evaluate.loss import held_out_documents
 from kinfolk.evaluate.samples import TEMPERATURE, TOP_P, sample_text
 from kinfolk.family.data import FIRST
 from kinfolk.plan.stages import Stage
-from kinfolk.train.engine import Engine, alone
-from kinfolk.train.stage import held_out_sample
+from kinfolk.train.engine import Engine
 
 SAMPLE_PROMPTS = 2
 """Held-out documents whose first words each member continues, for the report."""
@@ -25,111 +30,55 @@ SAMPLE_TOKENS = 60
 """The most tokens of a continuation."""
 
 
-def finish_member(run: Run, stage: Stage, engine: Engine, view: BuildView) -> None:
-    """Evaluate and export the member that a finished stage made; work of one process, on its device."""
-    assert stage.member is not None
-    model = load_stage_model(stage, run.family, run.store, run.stages)
-    engine.place(model)
-    context = run.family.model.context_length
-    held_out = score(model, held_out_documents(run.store), run.store.separator_id, context, engine.device).to_dict()
-    seed = run.family.recipe.seed
-    samples = sample_text(model, run.tokenizer, _prompts(run), SAMPLE_TOKENS, seed, engine.device)
-    earlier = _kl_from_earlier(run, stage, model, engine)
-    newest = _held_out_of_version(run, stage, model, engine)
-    alone().place(model)
-    target = run.member(stage.member)
-    card = render(member_card(run, stage, held_out, newest))
-    digest = export_member(target, model, run.tokenizer, card)
-    run.ledger.append(
-        "member_finished",
-        member=stage.member,
-        stage=stage.name,
-        path=str(target.relative_to(run.folder)),
-        sha256=digest,
-        held_out=held_out,
-        held_out_of_version=newest,
-        samples=samples,
-        sampling={"seed": seed, "temperature": TEMPERATURE, "top_p": TOP_P, "max_new_tokens": SAMPLE_TOKENS},
-        kl_from_previous=_of_previous(run, stage, earlier),
-        kl_from_earlier=earlier,
-    )
-    view.say(
-        f"{stage.member}  finished: held-out loss {held_out['loss']:.4f} nats per token, "
-        f"{held_out['bits_per_byte']:.4f} bits per byte  ->  {target}"
-    )
+def finish_member(run: Run, stage: Stage, engine: Engine, view: BuildView, heed: Callable[[], None]) -> None:
+    """Evaluate and export the member that a finished stage made; every process calls this.
 
-
-def compare_members(run: Run, engine: Engine) -> None:
-    """Compare members that were finished by several jobs, the earlier after the later, as `finish_member` would have.
-
-    Events of versions that compared with the one before only are left as they are.
+    They call `heed` now and then, which raises where they are to stop.
     """
-    compared = [
-        event
-        for event in run.ledger.events()
-        if event["event"] in ("member_finished", "members_compared") and "kl_from_earlier" in event
-    ]
-    known = {event["member"]: event["kl_from_earlier"] for event in compared}
-    for stage in run.plan.stages:
-        if stage.member is None or stage.member not in known:
-            continue
-        before = {each["previous"]: each for each in known[stage.member]}
-        missing = [name for name in _earlier_members(run, stage) if name not in before and run.member(name).is_dir()]
-        if not missing:
-            continue
-        model, _ = load_checkpoint(run.member(stage.member), "cpu")
-        engine.place(model)
-        before |= {name: _kl_from(run, name, model, engine) for name in missing}
-        found = [before[name] for name in _earlier_members(run, stage) if name in before]
+    assert stage.member is not None
+    member, seed = stage.member, run.family.recipe.seed
+    # One mode for all of it: FSDP gathers a block into the memory that it had before, which no other mode may write to.
+    with torch.inference_mode():
+        model = load_stage_model(stage, run.family, run.store, run.stages, engine=engine)
+        held_out = held_out_score(run, run.store, model, engine, heed)
+        samples = sample_text(model, run.tokenizer, _prompts(run), SAMPLE_TOKENS, seed, engine.device, engine=engine)
+        earlier = kl_from_earlier(run, member, model, engine, heed)
+        newest = _held_out_of_version(run, stage, model, engine, heed)
+
+    def write() -> None:
+        target = run.member(member)
+        card = render(member_card(run, stage, held_out, newest))
+        digest = export_saved(target, last_checkpoint(stage, run.stages), model, run.tokenizer, card)
         run.ledger.append(
-            "members_compared",
-            member=stage.member,
+            "member_finished",
+            member=member,
             stage=stage.name,
-            kl_from_previous=_of_previous(run, stage, found),
-            kl_from_earlier=found,
+            path=str(target.relative_to(run.folder)),
+            sha256=digest,
+            held_out=held_out,
+            held_out_of_version=newest,
+            samples=samples,
+            sampling={"seed": seed, "temperature": TEMPERATURE, "top_p": TOP_P, "max_new_tokens": SAMPLE_TOKENS},
+            kl_from_previous=of_previous(run, member, earlier),
+            kl_from_earlier=earlier,
+        )
+        view.say(
+            f"{member}  finished: held-out loss {held_out['loss']:.4f} nats per token, "
+            f"{held_out['bits_per_byte']:.4f} bits per byte  ->  {target}"
         )
 
-
-def _kl_from_earlier(run: Run, stage: Stage, model: PreTrainedModel, engine: Engine) -> list[dict[str, Any]]:
-    """How far the predictions of every member before this one, or version of it, are from this one's.
-
-    They are read as they were exported. Members whose folder has been removed since are left out, and so are those that
-    another job has not finished yet.
-    """
-    finished = {event["member"] for event in run.ledger.events("member_finished")}
-    there = [name for name in _earlier_members(run, stage) if name in finished and run.member(name).is_dir()]
-    return [_kl_from(run, name, model, engine) for name in there]
+    engine.on_main(write)
 
 
-def _kl_from(run: Run, earlier: str, model: PreTrainedModel, engine: Engine) -> dict[str, Any]:
-    """How far the predictions of an earlier member are from a model's."""
-    small, _ = load_checkpoint(run.member(earlier), "cpu")
-    engine.place(small)
-    sequences = held_out_sample(run.store, run.family.model.context_length)
-    return {"previous": earlier, **adjacent_kl(small, model, sequences, engine.device).to_dict()}
-
-
-def _of_previous(run: Run, stage: Stage, found: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """What was found of the next smaller member, or of the version before."""
-    previous = _earlier_members(run, stage)[-1:]
-    return next((each for each in found if [each["previous"]] == previous), None)
-
-
-def _earlier_members(run: Run, stage: Stage) -> list[str]:
-    """The members that come before the one that a stage finishes."""
-    members = [each.member for each in run.plan.stages if each.member is not None]
-    return members[: members.index(str(stage.member))]
-
-
-def _held_out_of_version(run: Run, stage: Stage, model: PreTrainedModel, engine: Engine) -> dict[str, Any] | None:
+def _held_out_of_version(
+    run: Run, stage: Stage, model: PreTrainedModel, engine: Engine, heed: Callable[[], None]
+) -> dict[str, Any] | None:
     """The score on what is held out of the newest data that the member has read; None where that is the first."""
     version = stage.data[-1]
     store = run.stores[version]
     if version == FIRST or not len(store.held_out_documents):
         return None
-    context = run.family.model.context_length
-    found = score(model, held_out_documents(store), store.separator_id, context, engine.device)
-    return {"version": version, **found.to_dict()}
+    return {"version": version, **held_out_score(run, store, model, engine, heed)}
 
 
 def _prompts(run: Run) -> list[str]:

@@ -6,11 +6,14 @@ it, by what the build has measured so far. Patch-level loss is on no law: such s
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from kinfolk.build.held_out import held_out_score
 from kinfolk.build.origin import load_stage_model
 from kinfolk.build.run import LAW, LAW_GIVEN, BuildView, Run, later_tokens
-from kinfolk.evaluate.loss import held_out_documents, score
 from kinfolk.laws.choose import ChosenLaw
 from kinfolk.laws.loss import LossLaw, load_law
 from kinfolk.laws.update import Point, updated
@@ -23,17 +26,23 @@ FIELDS = {"nats per token": "loss", "bits per byte": "bits_per_byte"}
 """What the evaluation calls a loss in the unit of a law."""
 
 
-def check_forecast(run: Run, stage: Stage, engine: Engine, view: BuildView) -> None:
+def check_forecast(run: Run, stage: Stage, engine: Engine, view: BuildView, heed: Callable[[], None]) -> None:
     """Hold a finished stage against its forecast, once; nothing without a law that was there before it finished.
 
-    The runs of a trial are on no law.
+    The runs of a trial are on no law. Every process calls this: all of them measure what is not yet, and `heed` now and
+    then whether to stop.
     """
     path = run.folder / LAW
-    if run.plan.is_trial or not path.exists() or not _is_to_be_checked(run, stage):
+    if run.plan.is_trial or not engine.from_main(lambda: path.exists() and _is_to_be_checked(run, stage)):
         return
-    law = load_law(path)
+    law = engine.from_main(lambda: load_law(path))
+    undecayed = None if stage.member else _undecayed_loss(run, stage, law, engine, heed)
+    engine.on_main(lambda: _check(run, stage, law, undecayed, view))
+
+
+def _check(run: Run, stage: Stage, law: LossLaw, undecayed: float | None, view: BuildView) -> None:
     losses = _measured(run, law)
-    measured = losses.pop(stage.name, None) if stage.member else _undecayed_loss(run, stage, law, engine)
+    measured = losses.pop(stage.name, None) if stage.member else undecayed
     if measured is None:
         return
     after = {**losses, stage.name: measured}
@@ -79,15 +88,13 @@ def _is_to_be_checked(run: Run, stage: Stage) -> bool:
     return is_new
 
 
-def _undecayed_loss(run: Run, stage: Stage, law: LossLaw, engine: Engine) -> float | None:
+def _undecayed_loss(run: Run, stage: Stage, law: LossLaw, engine: Engine, heed: Callable[[], None]) -> float | None:
     """The held-out loss of a stage that finishes no member, in the law's unit; None if its last state is gone."""
-    if law.unit not in FIELDS or checkpoint.latest(run.checkpoints(stage.name)) is None:
+    if law.unit not in FIELDS or engine.from_main(lambda: checkpoint.latest(run.checkpoints(stage.name))) is None:
         return None
-    model = load_stage_model(stage, run.family, run.store, run.stages)
-    engine.place(model)
-    context = run.family.model.context_length
-    found = score(model, held_out_documents(run.store), run.store.separator_id, context, engine.device).to_dict()
-    return float(found[FIELDS[law.unit]])
+    with torch.inference_mode():
+        model = load_stage_model(stage, run.family, run.store, run.stages, engine=engine)
+        return float(held_out_score(run, run.store, model, engine, heed)[FIELDS[law.unit]])
 
 
 def _measured(run: Run, law: LossLaw) -> dict[str, float]:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from kinfolk import files
-from kinfolk.build.build import versions
 from kinfolk.build.growth_state import Growth, begin_growth
 from kinfolk.build.origin import stage_config, verification_text
+from kinfolk.build.provenance import versions
 from kinfolk.build.run import open_run
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import load_family

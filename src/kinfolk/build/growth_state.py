@@ -25,9 +25,10 @@ from kinfolk.growth.safetensors_writer import Layout
 from kinfolk.growth.verify import Verification, compare_stored, joined
 from kinfolk.plan.stages import Dynamics, Operator
 from kinfolk.train import checkpoint
-from kinfolk.train.checkpoint import Position, Saving
+from kinfolk.train.checkpoint import Position
 from kinfolk.train.engine import Engine
 from kinfolk.train.optimizer import MOMENTS
+from kinfolk.train.saving import Saving, begin_first
 from kinfolk.train.state_files import saved_tensors, share_of, write_tensors
 
 
@@ -109,7 +110,7 @@ def begin_written(
     progress: Progress,
 ) -> Saving:
     """Begin a stage's first checkpoint, of which this process writes `mine`; every process calls this."""
-    return checkpoint.begin_first(
+    return begin_first(
         folder, lambda unfinished: write_tensors(unfinished, mine, engine, progress), position, has_optimizer, engine
     )
 

@@ -8,7 +8,9 @@ them goes on with the stage. What others have done is read under the stage's loc
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +20,7 @@ from kinfolk.build.locks import Lock, one_at_a_time, pauses, stage_lock
 from kinfolk.build.remaining import share_of, stages_to_train, unfinished_members
 from kinfolk.build.run import BuildView, Run
 from kinfolk.plan.stages import Stage
+from kinfolk.train.engine import Engine
 from kinfolk.train.monitor import read_metrics
 
 REMINDER_SECONDS = 60.0
@@ -35,7 +38,7 @@ class Turn:
 
 
 class Job:
-    """The work of one build; only the main process of several has it. A context manager: leaving frees its stage."""
+    """The work of one build, about which its main process decides. A context manager: leaving frees its stage."""
 
     def __init__(self, run: Run, only: Sequence[str], view: BuildView) -> None:
         """`only` names the members that this job is given; all of them where it is empty."""
@@ -95,24 +98,34 @@ class Job:
             waiting.say_of(awaited[0])
             next(pause)
 
-    def end(self, check: Callable[[Stage], None], compare: Callable[[], None], seconds: float) -> None:
-        """Record the end of the job, and of the whole build if nothing is left of it.
+    def end(self, engine: Engine, check: Callable[[Stage], None], compare: Callable[[], None], seconds: float) -> None:
+        """Record the end of the job, and of the whole build if nothing is left of it; every process calls this.
 
-        Then `check` comes first, for every stage, and `compare`: what jobs leave open when they are killed, or because
-        none of them sees all that the others do.
+        Then `check` comes first, for every stage, and `compare`, which every process calls too: what jobs leave open
+        when they are killed, or because none of them sees all that the others do.
         """
-        self.release()
         ledger = self._run.ledger
-        with one_at_a_time(self._run.folder, self._view.say):
-            if self._all_is_done() and not ledger.is_over():
+
+        def begin_ending() -> bool:
+            self.release()
+            held.enter_context(one_at_a_time(self._run.folder, self._view.say))
+            return self._all_is_done() and not ledger.is_over()
+
+        with ExitStack() as held:
+            is_last = engine.from_main(begin_ending)
+            if is_last:
                 for stage in self._run.plan.stages:
                     with stage_lock(self._run.folder, stage.name) as lock:
-                        lock.wait(lambda: None)  # the job that has finished its member may still be at its forecast
+                        # The job that has finished its member may still be at its forecast.
+                        engine.on_main(partial(lock.wait, lambda: None))
                         check(stage)
                 compare()
-                ledger.append("build_finished", **self._name, seconds=seconds)
-                return
-            ledger.append(JOB_FINISHED, **self._name, seconds=seconds)
+            event = "build_finished" if is_last else JOB_FINISHED
+            engine.on_main(lambda: ledger.append(event, **self._name, seconds=seconds))
+        if not is_last and engine.is_main:
+            self._say_what_is_left()
+
+    def _say_what_is_left(self) -> None:
         left = sorted(unfinished_members(self._run))
         if left:
             self._view.say(f"{self._run.family.name}  finished here; still to be built: {', '.join(left)}")

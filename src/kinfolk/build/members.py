@@ -6,10 +6,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from kinfolk import files
+from kinfolk.cores import usable_cores
+from kinfolk.growth.made import copied, make_all
+from kinfolk.growth.safetensors_writer import WeightsWriter
+from kinfolk.train import checkpoint
+from kinfolk.train.engine import Engine
+from kinfolk.train.model import empty_model, parameters_of
+from kinfolk.train.state_files import saved_tensors
 
 
 def export_member(
@@ -23,13 +30,54 @@ def export_member(
 
     `records` are JSON files that go with it, by name.
     """
-    with files.new_directory(target) as folder, _without_progress_bars():
+    with _new_member(target, tokenizer, card) as folder:
         model.save_pretrained(folder, safe_serialization=True)
-        tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(card, "utf-8")
         for name, record in records.items():
             files.write_json(folder / name, record)
     return weights_digest(target)
+
+
+def export_saved(
+    target: Path, saved: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str
+) -> str:
+    """Write what `export_member` does, with weights from the training checkpoint `saved`, a few rows at a time.
+
+    Of `model` only config and generation settings are used: its weights may lie anywhere, in any parts. What is written
+    is the same as of a whole model, but for files of 5 GB in place of 50.
+    """
+    stored = {
+        name.removeprefix("model."): copied(tensor)
+        for name, tensor in saved_tensors(saved).items()
+        if name.startswith("model.")
+    }
+    with _new_member(target, tokenizer, card) as folder:
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
+        writer = WeightsWriter(folder, {name: tensor.layout for name, tensor in stored.items()})
+        try:
+            make_all(stored, writer.write, usable_cores())
+            writer.close()
+        finally:
+            writer.abandon()
+    return weights_digest(target)
+
+
+def load_member(member: Path, config: PreTrainedConfig, engine: Engine) -> PreTrainedModel:
+    """The model of a member, in float32 and spread over the engine; every process calls this."""
+    model = empty_model(config)
+    engine.spread(model)
+    checkpoint.read_tensors(member, parameters_of(model), engine)
+    return model
+
+
+@contextmanager
+def _new_member(target: Path, tokenizer: PreTrainedTokenizerBase, card: str) -> Iterator[Path]:
+    """A folder to be filled with a model, which appears as `target` with all that goes with it."""
+    with files.new_directory(target) as folder, _without_progress_bars():
+        yield folder
+        tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(card, "utf-8")
 
 
 def weights_digest(member: Path) -> str:

@@ -25,7 +25,7 @@ from kinfolk.growth.made import Made, held
 from kinfolk.growth.verify import Verification
 from kinfolk.plan.stages import Grow, Load, Plan, Scratch, Stage
 from kinfolk.train import checkpoint
-from kinfolk.train.checkpoint import Position, Saving
+from kinfolk.train.checkpoint import Position
 from kinfolk.train.engine import Engine, alone
 from kinfolk.train.model import (
     check_token_ready,
@@ -36,6 +36,7 @@ from kinfolk.train.model import (
     parameters_of,
     rescale_new_model,
 )
+from kinfolk.train.saving import Saving
 
 VERIFIED_SEQUENCES = 4
 """Held-out sequences on which a growth is verified."""
@@ -74,7 +75,7 @@ def begin_stage(
         engine.on_main(lambda: made.update(_held(_first_model(stage, family, store))))
         return Beginning(begin_written(made, folder, start, engine, has_optimizer=False, progress=progress), None)
     parent = plan.stage(stage.source.stage)
-    saved = engine.from_main(lambda: _last_checkpoint(parent, stages))
+    saved = engine.from_main(lambda: last_checkpoint(parent, stages))
     before = checkpoint.position_of(saved)
     start = Position(
         step=0,
@@ -133,23 +134,27 @@ def stage_config(stage: Stage, family: Family, store: TokenStore) -> Any:
 
 
 def load_stage_model(
-    stage: Stage, family: Family, store: TokenStore, stages: Path, force: bool = False
+    stage: Stage, family: Family, store: TokenStore, stages: Path, force: bool = False, engine: Engine | None = None
 ) -> PreTrainedModel:
-    """The model that a stage left at its newest checkpoint, on the CPU.
+    """The model that a stage left at its newest checkpoint, on the CPU; or spread over an engine, of which every
+    process calls this.
 
     KinfolkError if it was trained on patches last, unless forced; then its config says `token_ready: false`.
     """
-    saved = _last_checkpoint(stage, stages)
+    engine = engine or alone()
+    saved = engine.from_main(lambda: last_checkpoint(stage, stages))
     model = empty_model(stage_config(stage, family, store))
     is_ready = checkpoint.position_of(saved).token_ready
     check_token_ready(is_ready, str(saved), force)
     if not is_ready:
         model.config.token_ready = False
-    checkpoint.load(saved, checkpoint.tensors_of(model, None), alone())
+    engine.spread(model)
+    checkpoint.load(saved, checkpoint.tensors_of(model, None), engine)
     return model
 
 
-def _last_checkpoint(stage: Stage, stages: Path) -> Path:
+def last_checkpoint(stage: Stage, stages: Path) -> Path:
+    """The newest checkpoint of a stage that has been trained; KinfolkError where there is none."""
     saved = checkpoint.latest(stages / stage.name / "checkpoints")
     if saved is None:
         raise KinfolkError(

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from kinfolk.build.card_results import score_sentence, score_table, scores
+from kinfolk.build.held_out import held_out_score
 from kinfolk.build.material import hub_datasets, material_part
 from kinfolk.build.member_card import versions_of
 from kinfolk.build.members import export_member
@@ -21,7 +22,6 @@ from kinfolk.build.run import Run, data_counts, open_run
 from kinfolk.card.card import Card, Facts, Part, Table, load_code, render
 from kinfolk.data.versions import joined
 from kinfolk.errors import KinfolkError
-from kinfolk.evaluate.loss import held_out_documents, score
 from kinfolk.family.load import load_family
 from kinfolk.plan.stages import DecayShape, Stage
 from kinfolk.train import checkpoint
@@ -146,9 +146,9 @@ def _write(
     """Measure the model on the run's held-out documents and write it; nothing that is not ours is overwritten."""
     if target.exists() and not (target / "config.json").is_file():
         raise KinfolkError("there is something else here", where=str(target), fix="choose another --output")
-    engine, context = single_engine(), run.family.model.context_length
+    engine = single_engine()
     engine.place(model)
-    held_out = score(model, held_out_documents(run.store), run.store.separator_id, context, engine.device).to_dict()
+    held_out = held_out_score(run, run.store, model, engine)
     alone().place(model)
     record = {"kind": "snapshot", "stage": stage.name, "steps": list(steps), "weights": list(weights)}
     card = render(_card(run, stage, steps, weights, held_out))

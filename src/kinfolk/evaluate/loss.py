@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,10 @@ from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.bootstrap import ratio_interval
 from kinfolk.evaluate.head import Predictor, check_context, predictor, token_losses
 from kinfolk.evaluate.windows import Document, Window, batches, check_windowing, stacked, windows_of_documents
+from kinfolk.train.engine import Engine, alone
+
+_Scored = tuple[int, int, NDArray[np.float64]]
+"""Of a window: its document, its place in it, and the losses of its tokens in nats."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def score(
     stride: int | None = None,
     batch_windows: int = 16,
     progress: Callable[[int], None] | None = None,
+    engine: Engine | None = None,
 ) -> Score:
     """Score `documents` with `model`, which lies on `device`, in the precision of its weights and without autocast.
 
@@ -87,11 +93,14 @@ def score(
     bytes count, which flatters bits per byte a little. Documents without a token to score are left out. `batch_windows`
     windows run at a time; `progress` is told the tokens scored so far.
 
+    With an `engine` its processes share the windows, and all of them call this with the same documents; the model is
+    spread over them (`Engine.spread`). The score is that of one process.
+
     Raises KinfolkError for an impossible stride or context, token ids that the model does not have, documents without
     bytes, nothing to score, and a loss that is not finite.
     """
     return summary(
-        document_losses(model, documents, separator, context_length, device, stride, batch_windows, progress)
+        document_losses(model, documents, separator, context_length, device, stride, batch_windows, progress, engine)
     )
 
 
@@ -104,28 +113,44 @@ def document_losses(
     stride: int | None = None,
     batch_windows: int = 16,
     progress: Callable[[int], None] | None = None,
+    engine: Engine | None = None,
 ) -> DocumentLosses:
     """The loss of every token of `documents`: what `score` is the summary of, with the same arguments and errors."""
     stride = max(1, context_length // 2) if stride is None else stride
     check_windowing(context_length, stride, batch_windows)
     check_context(model, context_length)
-    parts: dict[int, list[tuple[int, NDArray[np.float64]]]] = defaultdict(list)
+    engine = engine or alone()
+    mine: list[_Scored] = []
     sizes: dict[int, int] = defaultdict(int)
     tokens = 0
     with evaluation_mode(model), torch.inference_mode():
         source = predictor(model)
         windows = windows_of_documents(documents, separator, context_length, stride, source.vocab_size)
-        for batch in batches(windows, source.rows_at_once(context_length, batch_windows)):
-            for window, losses in zip(batch, _window_losses(source, batch, device), strict=True):
-                parts[window.document].append((window.place, losses))
+        for dealt in _dealt(batches(windows, source.rows_at_once(context_length, batch_windows)), engine.world_size):
+            # Blocks of the model are gathered for each batch: who gets none computes one that another has as well.
+            batch = dealt[min(engine.rank, len(dealt) - 1)]
+            losses = _window_losses(source, batch, device)
+            if engine.rank < len(dealt):
+                mine += [(each.document, each.place, found) for each, found in zip(batch, losses, strict=True)]
+            for window in (window for batch in dealt for window in batch):
                 sizes[window.document] += window.bytes
                 tokens += window.scored
             if progress is not None:
                 progress(tokens)
     if not tokens:
         raise KinfolkError("there is no token to score", fix="give at least one document that is not empty")
+    parts: dict[int, list[tuple[int, NDArray[np.float64]]]] = defaultdict(list)
+    for document, place, found in (each for part in engine.gather(mine) for each in part):
+        parts[document].append((place, found))
     nats = {document: in_order(parts[document]) for document in sorted(parts)}
     return DocumentLosses(nats, {document: sizes[document] for document in nats}, stride, context_length)
+
+
+def _dealt(batches: Iterable[list[Window]], count: int) -> Iterator[list[list[Window]]]:
+    """Batches in hands of so many, the last of which may be smaller."""
+    left = iter(batches)
+    while hand := list(islice(left, count)):
+        yield hand
 
 
 def summary(losses: DocumentLosses) -> Score:

@@ -9,6 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.load import separator_of
 from kinfolk.evaluate.loss import evaluation_mode
+from kinfolk.train.engine import Engine, alone
 from kinfolk.train.model import check_token_ready, is_token_ready
 
 TEMPERATURE = 0.8
@@ -23,6 +24,7 @@ def sample_text(
     seed: int,
     device: torch.device | str,
     force: bool = False,
+    engine: Engine | None = None,
 ) -> list[dict[str, str]]:
     """Continue each prompt, as at the beginning of a document; returns {"prompt", "continuation"} for each.
 
@@ -31,6 +33,8 @@ def sample_text(
     document, after `max_new_tokens`, or where the model's context is full. Raises KinfolkError for a prompt that fills
     the context, for a model whose probabilities are not numbers, and for one that was trained on patches last unless
     forced.
+
+    Every process of an `engine` calls this, where the model is spread over them; all draw the same tokens.
     """
     check_token_ready(is_token_ready(model.config), "the model to sample from", force)
     if max_new_tokens < 1:
@@ -40,7 +44,7 @@ def sample_text(
         return [
             {
                 "prompt": prompt,
-                "continuation": _continue(model, tokenizer, prompt, max_new_tokens, seed + place, device),
+                "continuation": _continue(model, tokenizer, prompt, max_new_tokens, seed + place, device, engine),
             }
             for place, prompt in enumerate(prompts)
         ]
@@ -53,6 +57,7 @@ def _continue(
     max_new_tokens: int,
     seed: int,
     device: torch.device,
+    engine: Engine | None,
 ) -> str:
     ids = _prompt_ids(model, tokenizer, prompt)
     context = getattr(model.config, "max_position_embeddings", None)
@@ -65,7 +70,7 @@ def _continue(
         )
     torch.manual_seed(seed)
     # One prompt at a time: padding to the left would shift positions, and samples would depend on their neighbours.
-    output = _generate(model, torch.tensor([ids], device=device), _settings(model, tokenizer, room))
+    output = _generate(model, torch.tensor([ids], device=device), _settings(model, tokenizer, room), engine or alone())
     whole = output[0].tolist()
     # Decoded together with the prompt: alone, the first token of a SentencePiece model would lose its space.
     before, after = (str(tokenizer.decode(part, skip_special_tokens=True)) for part in (ids, whole))
@@ -101,9 +106,13 @@ def _settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, room: 
     return settings
 
 
-def _generate(model: PreTrainedModel, ids: Tensor, settings: GenerationConfig) -> Tensor:
+def _generate(model: PreTrainedModel, ids: Tensor, settings: GenerationConfig, engine: Engine) -> Tensor:
+    # Who ended earlier than others, by a rounding, would leave them waiting for its part of the next block.
+    agreed: Any = [lambda before, logits: engine.broadcast(logits)]
     try:
-        output: Tensor = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)  # type: ignore[operator]
+        output: Tensor = model.generate(  # type: ignore[operator]
+            ids, attention_mask=torch.ones_like(ids), generation_config=settings, logits_processor=agreed
+        )
     except RuntimeError as error:
         if "probability tensor" not in str(error):
             raise

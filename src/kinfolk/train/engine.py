@@ -106,7 +106,7 @@ class Engine:
         tensor parallelism a block is split within the group first, and a process's part of it sharded over the groups.
         """
         model: Any = objective.model
-        blocks = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
+        blocks = _blocks(model)
         if self.layout.recompute:
             # transformers 5.2x gave it a new name.
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -129,6 +129,16 @@ class Engine:
             fully_shard(block, mesh=self.tensor.others if self.tensor else self.mesh, mp_policy=in_blocks)
         fully_shard(objective, mesh=self.mesh)
 
+    def spread(self, model: nn.Module) -> None:
+        """Move a model that is only read to the device, or shard its blocks over the devices of all processes (FSDP2).
+
+        Embedding, last norm and head are then whole in each process, so that parts of the model can be called alone.
+        """
+        if self.mesh is not None:
+            for block in _blocks(model):
+                fully_shard(block, mesh=self.mesh, reshard_after_forward=True)
+        self.place(model)
+
     def synchronise_gradients(self, objective: nn.Module, last: bool) -> None:
         """Reduce gradients over the processes with the last micro-batch of a step only, unless asked to with each."""
         if isinstance(objective, FSDPModule):
@@ -147,6 +157,12 @@ class Engine:
         found: list[Any] = [None] * self.world_size
         dist.all_gather_object(found, mine, group=self.control)
         return found
+
+    def broadcast(self, values: Tensor) -> Tensor:
+        """The main process's `values`, which lie on the device, in each: what is decided by them, all decide alike."""
+        if self.world_size > 1:
+            dist.broadcast(values, src=0)
+        return values
 
     @property
     def saves_in_background(self) -> bool:
@@ -198,6 +214,11 @@ class Engine:
         if failure is not None:
             raise failure if self.is_main else MainStopped
         return [value for value, _ in everyones]
+
+
+def _blocks(model: Any) -> list[nn.Module]:
+    """The layers of a transformers model, as it names them itself."""
+    return [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
 
 
 def single_engine() -> Engine:

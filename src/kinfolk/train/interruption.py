@@ -1,9 +1,11 @@
 """Ctrl-C and SIGTERM: a training loop is asked to save and stop; anything else stops at once."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import FrameType
+
+from kinfolk.train.engine import Engine
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -61,3 +63,19 @@ class Interruption:
             self.requested = number
         if stops_at_once:
             raise Interrupted(number)
+
+
+@contextmanager
+def stopping_together(interruption: Interruption, engine: Engine) -> Iterator[Callable[[], None]]:
+    """Work in which every process takes part, and none may leave the others in the middle; gives `heed`.
+
+    What was asked of one process stops all when they call `heed` together, which they do once more at the end: the main
+    process raises Interrupted, the others MainStopped. A process alone stops at once.
+    """
+
+    def heed() -> None:
+        engine.together(interruption.heed)
+
+    with interruption.deferred() if engine.world_size > 1 else nullcontext():
+        yield heed
+        heed()

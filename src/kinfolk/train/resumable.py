@@ -20,7 +20,8 @@ from kinfolk.train.divergence import DivergedError, Watch
 from kinfolk.train.engine import Engine
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.monitor import Monitor, View, read_metrics
-from kinfolk.train.saving import SavingClock
+from kinfolk.train.saving import Saving, begin_save
+from kinfolk.train.saving_clock import SavingClock
 from kinfolk.train.spikes import SpikeWatch
 
 
@@ -86,7 +87,7 @@ class Resumable:
         self.spike: dict[str, float] = {}
         """What to record of the last step if its loss was a spike."""
         self.position = self.first = self.saved = checkpoint.position_of(kept)
-        self._unfinished: checkpoint.Saving | None = None
+        self._unfinished: Saving | None = None
         self._began = time.monotonic()
         self._spikes = self._spike_watch()
         self._saving = SavingClock(course.saving, expected=self._began - loading)
@@ -239,7 +240,7 @@ class Resumable:
         kept = course.kept if is_last or course.kept_meanwhile is None else course.kept_meanwhile
         newest = 1 if is_last else course.newest
         where = course.checkpoints, self._tensors, self.position, self._engine
-        begin = partial(checkpoint.begin_save, *where, kept, newest)
+        begin = partial(begin_save, *where, kept, newest)
         self._unfinished = self._saving.timed(partial(begin, in_background=in_background))
         if not in_background:
             self._complete()

@@ -14,6 +14,7 @@ from kinfolk.family.recipe import Checkpoints
 from kinfolk.train import checkpoint
 from kinfolk.train.checkpoint import Position
 from kinfolk.train.engine import Engine
+from kinfolk.train.saving import save
 
 _ALL = Checkpoints(steps=1, keep=1000)
 """Which of them may go is decided here."""
@@ -53,7 +54,7 @@ class Best:
         `saved` is the step of the newest checkpoint of training: weights that a resume from there needs stay.
         """
         if not self.losses or loss < self.loss:
-            checkpoint.save(self._folder, self._tensors, position, self._engine, _ALL)
+            save(self._folder, self._tensors, position, self._engine, _ALL)
             self._engine.on_main(lambda: self._keep_for(saved))
         self.losses[position.step] = loss
 

@@ -14,9 +14,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kinfolk import files
-from kinfolk.build.build import command_line, machine, versions
 from kinfolk.build.ledger import Ledger
 from kinfolk.build.locks import only_build_in
+from kinfolk.build.provenance import command_line, machine, versions
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import first_difference
 from kinfolk.train import checkpoint
@@ -25,6 +25,7 @@ from kinfolk.train.divergence import DivergedError
 from kinfolk.train.engine import Engine, MainStopped, Precision, alone, resolve_precision, start_engine
 from kinfolk.train.interruption import Interrupted, Interruption
 from kinfolk.train.model import empty_model
+from kinfolk.train.saving import save
 from kinfolk.transfer.settings import Settings
 from kinfolk.transfer.sources import TransferView
 from kinfolk.transfer.training import Material, Trained, train_on_demonstrations
@@ -141,7 +142,7 @@ def _begin(
         train=material.train.counts() | {"sha256": material.train.digest()},
         held_out=material.held_out.counts() | {"sha256": material.held_out.digest()},
     )
-    checkpoint.save(saves, checkpoint.tensors_of(prepared.model, None), Position(0, 0), alone())
+    save(saves, checkpoint.tensors_of(prepared.model, None), Position(0, 0), alone())
 
 
 def _train(

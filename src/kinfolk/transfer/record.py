@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kinfolk.build.build import versions
 from kinfolk.build.members import export_member
+from kinfolk.build.provenance import versions
 from kinfolk.errors import KinfolkError
 from kinfolk.json_text import parse_json
 from kinfolk.transfer.sources import tokenizer_hash

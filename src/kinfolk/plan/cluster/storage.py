@@ -13,7 +13,7 @@ COPIED_BYTES_PER_SECOND = 20e9
 """From a GPU to host memory. An assumption."""
 
 SAVING_SHARE = 0.02
-"""The most that saving by the clock costs (`kinfolk.train.saving`)."""
+"""The most that saving by the clock costs (`kinfolk.train.saving_clock`)."""
 
 GROWING_SECONDS = 3e-9
 """Of a process, for each element of the child's weights or moments (docs/results-growth.md: 0.8 to 3.8 ns)."""

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from kinfolk.family.recipe import Checkpoints
-from kinfolk.train.saving import SavingClock
+from kinfolk.train.saving_clock import SavingClock
 
 
 class Clock:
