@@ -1,0 +1,131 @@
+"""The whole trainings that benchmarks/train.py compares: kinfolk's, the HF Trainer's, and one written by hand.
+
+Each says when its first step was done, when all was, and its last loss.
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from train_build import begin_run, watched_build
+from train_task import (
+    CONTEXT,
+    PEAK,
+    SEQUENCES_PER_MICRO_BATCH,
+    SEQUENCES_PER_STEP,
+    new_model,
+    saved_every,
+    sequences,
+    steps_of,
+)
+
+CONTENDERS = ("kinfolk", "hf trainer", "bare loop, 1 thread", "bare loop, 2 threads")
+
+
+def measured(contender: str, size: str, work: Path) -> dict[str, float]:
+    if contender == "kinfolk":
+        return by_kinfolk(size, work)
+    if contender == "hf trainer":
+        return by_trainer(size, work)
+    return by_bare_loop(size, work, threads=1 if contender.endswith("1 thread") else 2)
+
+
+def by_kinfolk(size: str, work: Path) -> dict[str, float]:
+    """An ordinary build of one member: its evaluation and export, after the last checkpoint, are not counted."""
+    run = work / f"run-{size}"
+    begin_run(work, run)
+    moments: list[float] = []
+    losses: list[float] = []
+
+    def on_loss(stage: str, loss: float) -> None:
+        moments.append(time.time())
+        losses.append(loss)
+
+    watched_build(work, size, run, on_loss)
+    saved = max(path.stat().st_mtime for path in run.glob("stages/*/checkpoints/*/state.json"))
+    return {"first_step_at": moments[0], "ended": max(saved, moments[-1]), "loss": losses[-1]}
+
+
+def by_trainer(size: str, work: Path) -> dict[str, float]:
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    steps = steps_of(size)
+    rows = sequences(work)[:, :CONTEXT]
+    moments: list[float] = []
+
+    class Watching(TrainerCallback):
+        def on_step_end(self, *arguments: Any, **named: Any) -> None:
+            moments.append(time.time())
+
+    trainer = Trainer(
+        model=new_model(size, work),
+        args=TrainingArguments(
+            output_dir=str(work / f"trainer-{size}"),
+            use_cpu=True,
+            bf16=True,
+            per_device_train_batch_size=SEQUENCES_PER_MICRO_BATCH,
+            gradient_accumulation_steps=SEQUENCES_PER_STEP // SEQUENCES_PER_MICRO_BATCH,
+            max_steps=steps,
+            learning_rate=PEAK,
+            weight_decay=0.1,
+            lr_scheduler_type="linear",
+            warmup_steps=max(1, steps // 20),
+            optim="adamw_torch_fused",
+            adam_beta2=0.95,
+            save_steps=saved_every(size),
+            save_total_limit=1,
+            logging_steps=1,
+            report_to=[],
+            disable_tqdm=True,
+            seed=0,
+        ),
+        train_dataset=[{"input_ids": row, "labels": row} for row in rows[: steps * SEQUENCES_PER_STEP]],
+        callbacks=[Watching()],
+    )
+    trainer.train()
+    losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
+    return {"first_step_at": moments[0], "ended": time.time(), "loss": losses[-1]}
+
+
+def by_bare_loop(size: str, work: Path, threads: int) -> dict[str, float]:
+    """What one would write by hand: transformers' own loss, autocast, fused AdamW, a clip, a linear decay."""
+    import torch
+
+    torch.set_num_threads(threads)
+    steps = steps_of(size)
+    rows = sequences(work)[:, :CONTEXT]
+    model = new_model(size, work).train()
+    optimizer = bare_optimizer(model)
+    moments, last = [], math.nan
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = PEAK * min((step + 1) / max(1, steps // 20), (steps - step) / steps)
+        last = bare_step(model, optimizer, rows[step * SEQUENCES_PER_STEP : (step + 1) * SEQUENCES_PER_STEP])
+        moments.append(time.time())
+        if (step + 1) % saved_every(size) == 0:
+            model.save_pretrained(work / f"bare-{size}")
+    return {"first_step_at": moments[0], "ended": time.time(), "loss": last}
+
+
+def bare_optimizer(model: Any) -> Any:
+    import torch
+
+    return torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+
+
+def bare_step(model: Any, optimizer: Any, rows: Any) -> float:
+    """Train on rows (sequences per step, context), in micro-batches; returns their mean loss."""
+    import torch
+
+    total = 0.0
+    for part in rows.split(SEQUENCES_PER_MICRO_BATCH):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(input_ids=part, labels=part, use_cache=False).loss
+        loss = loss * len(part) / SEQUENCES_PER_STEP
+        loss.backward()
+        total += loss.item()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return total

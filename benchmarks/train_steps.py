@@ -1,0 +1,81 @@
+"""Steps alone, without reading and saving: what drifts with the machine from one process to the next falls out.
+
+Called by benchmarks/train.py: kinfolk's step and a bare loop's, in turn in one process.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from train_contenders import bare_optimizer, bare_step
+from train_task import (
+    CONTEXT,
+    SEQUENCES_PER_MICRO_BATCH,
+    SEQUENCES_PER_STEP,
+    TOKENS_PER_STEP,
+    new_model,
+    prepare,
+    read_family,
+    sequences,
+)
+
+
+def steps(work: Path, sizes: list[str], rounds: int = 8) -> None:
+    """The table: tokens per second of both, with one thread and with two, and their ratio in each round."""
+    import torch
+
+    prepare(work)
+    print("| model | threads | kinfolk: tokens/s | bare loop | kinfolk / bare loop: median, quartiles |")
+    print("|---|---|---|---|---|")
+    for size in sizes:
+        takes = {"kinfolk": our_step(size, work), "bare loop": their_step(size, work)}
+        speeds: dict[tuple[str, int], list[float]] = {(name, threads): [] for name in takes for threads in (1, 2)}
+        for round_ in range(rounds + 1):
+            for name, threads in speeds:
+                torch.set_num_threads(threads)
+                began = time.perf_counter()
+                takes[name]()
+                if round_:  # the first one warms up
+                    speeds[name, threads].append(TOKENS_PER_STEP / (time.perf_counter() - began))
+        for threads in (1, 2):
+            ours, bare = speeds["kinfolk", threads], speeds["bare loop", threads]
+            low, middle, high = statistics.quantiles(
+                [mine / other for mine, other in zip(ours, bare, strict=True)], n=4
+            )
+            medians = f"{statistics.median(ours):,.0f} | {statistics.median(bare):,.0f}"
+            print(f"| {size} | {threads} | {medians} | {middle:.2f} ({low:.2f} to {high:.2f}) |", flush=True)
+
+
+def our_step(size: str, work: Path) -> Callable[[], None]:
+    import torch
+
+    from kinfolk.train.engine import alone
+    from kinfolk.train.objective import TokenLoss
+    from kinfolk.train.optimizer import make_optimizer
+
+    objective = TokenLoss(new_model(size, work), torch.bfloat16).train()
+    optimizer = make_optimizer(objective.model, read_family(work, size).family.recipe.optimizer)
+    rows = sequences(work)[:SEQUENCES_PER_STEP]
+
+    def step() -> None:
+        for part in rows.split(SEQUENCES_PER_MICRO_BATCH):
+            with alone().autocast("bfloat16"):
+                loss = objective(part).minimised
+            (loss / TOKENS_PER_STEP).backward()
+        torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def their_step(size: str, work: Path) -> Callable[[], None]:
+    model = new_model(size, work).train()
+    optimizer = bare_optimizer(model)
+    rows = sequences(work)[:SEQUENCES_PER_STEP, :CONTEXT]
+
+    def step() -> None:
+        bare_step(model, optimizer, rows)
+
+    return step
