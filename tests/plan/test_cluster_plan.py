@@ -143,9 +143,10 @@ def test_the_engine_is_asked_for_what_fits() -> None:
     last = found["counts"][-1]["engine"]
     assert last["options"] == ["--recompute"] and last["sequences_per_micro_batch"] is None
     assert not any("GB of weights" in warning for warning in found["warnings"])
-    small = load_cluster("h100").model_copy(update={"node_memory_gb": 256})
-    warnings = document("ladder-8b-70b", small)["warnings"]
-    assert next(warning for warning in warnings if "GB of weights" in warning).startswith("70b has 28")
+    # Only what begins from random weights is ever whole in a node; what it grows into is not.
+    small = load_cluster("h100").model_copy(update={"node_memory_gb": 24})
+    warnings = [warning for warning in document("ladder-8b-70b", small)["warnings"] if "GB of weights" in warning]
+    assert len(warnings) == 1 and warnings[0].startswith("8b begins with 32 GB")
     seventy = last["stages"][-1]
     assert seventy["layout"]["checkpointing"] and seventy["layout"]["precision"] == "mixed"
     assert seventy["checkpoint"]["bytes"] == pytest.approx(12 * 70.6e9, rel=1e-3)

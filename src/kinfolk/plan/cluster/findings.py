@@ -11,6 +11,7 @@ from kinfolk.plan.cluster.description import Cluster
 from kinfolk.plan.cluster.question import Question
 from kinfolk.plan.cluster.step import Work
 from kinfolk.plan.layouts import describe, lacking
+from kinfolk.plan.stages import Load, Scratch
 
 
 def warnings_about(question: Question, recommended: dict[str, Any], way: str) -> list[str]:
@@ -27,10 +28,11 @@ def warnings_about(question: Question, recommended: dict[str, Any], way: str) ->
         )
     node = question.cluster.node_memory_gb * 1e9
     found += [
-        f"{stage['member']} has {stage['checkpoint']['weights_bytes'] / 1e9:,.0f} GB of weights, and a node "
-        f"{node / 1e9:,.0f}: a build exports and evaluates a member in the main process"
+        f"{stage['name']} begins with {stage['checkpoint']['weights_bytes'] / 1e9:,.0f} GB of weights, and a node has "
+        f"{node / 1e9:,.0f}: the main process draws random weights, or loads those of a checkpoint, by itself"
         for stage in recommended["stages"]
-        if stage["member"] and stage["checkpoint"]["weights_bytes"] > node
+        if isinstance(question.plan.stage(stage["name"]).source, Scratch | Load)
+        and stage["checkpoint"]["weights_bytes"] > node
     ]
     if question.plan.strategy != "progressive":
         found.append("stages are timed one after the other; those that do not need each other could run side by side")
