@@ -1,19 +1,20 @@
 """Training speed beside peers: the same model, tokens, batch, precision and checkpoints, each in a process of its own.
 
     pip install accelerate                            what the HF Trainer needs beside this project's packages
-    python benchmarks/train.py [--rounds 3]           tokens per second of kinfolk, the HF Trainer and bare loops
+    python benchmarks/train.py [--rounds 3]           tokens per second of kinfolk, the HF Trainer and a bare loop
+    python benchmarks/train.py turns [--rounds 3]     whole trainings of kinfolk and a bare loop, step by step in turn
     python benchmarks/train.py steps                  kinfolk's step and a bare loop's, in turn in one process
     python benchmarks/train.py parts                  the data pipeline and the tokenizer alone
     python benchmarks/train.py starts                 seconds to the first step of a stage that is new, grown, resumed
 
-Rounds alternate between the contenders, so that a machine whose speed drifts harms none of them. Tokens per second are
-those of the whole training, with reading and two checkpoints, from the first step on; the seconds before that, imports
-included, stand beside. The HF Trainer saves weights and optimizer as it likes, the bare loop the weights alone. The
-bare loop's threads are tried both ways, one and two. torchtitan and litgpt do not install beside this torch and
-transformers without patches, and are not measured.
+Rounds alternate between the contenders, forwards and backwards, so that a machine whose speed drifts harms none of
+them. Tokens per second are those of the whole training, with reading and two checkpoints, from the first step on; the
+seconds before that, imports included, stand beside. The HF Trainer saves weights and optimizer as it likes, the bare
+loop the weights alone. kinfolk's held-out loss, which no other computes, is left out. torchtitan and litgpt do not
+install beside this torch and transformers without patches, and are not measured.
 
-The last three are in train_steps.py, train_parts.py and train_starts.py beside this file, the trainings that are
-compared in train_contenders.py. `one` and `start` are what this script calls itself with.
+The others are in train_turns.py, train_steps.py, train_parts.py and train_starts.py beside this file, the trainings
+that are compared in train_contenders.py. `one` and `start` are what this script calls itself with.
 """
 
 import argparse
@@ -32,18 +33,19 @@ from train_process import called
 from train_starts import one_start, starts
 from train_steps import steps
 from train_task import SHAPES, TOKENS_PER_STEP, prepare, steps_of
+from train_turns import turns
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "what", nargs="?", choices=["compare", "steps", "parts", "starts", "one", "start"], default="compare"
+        "what", nargs="?", choices=["compare", "turns", "steps", "parts", "starts", "one", "start"], default="compare"
     )
     parser.add_argument("contender", nargs="?", choices=CONTENDERS, help="of `one`")
     parser.add_argument("size", nargs="?", choices=list(SHAPES), help="of `one`")
-    parser.add_argument("--rounds", type=int, default=3, help="of `compare`")
+    parser.add_argument("--rounds", type=int, default=3, help="of `compare` and `turns`")
     parser.add_argument(
-        "--sizes", nargs="+", choices=list(SHAPES), default=list(SHAPES), help="of `compare` and `steps`"
+        "--sizes", nargs="+", choices=list(SHAPES), default=list(SHAPES), help="of `compare`, `turns` and `steps`"
     )
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-train"))
     arguments = parser.parse_args()
@@ -53,6 +55,8 @@ def main() -> None:
         print(json.dumps(one_start(arguments.work)))
     elif arguments.what == "starts":
         starts(arguments.work)
+    elif arguments.what == "turns":
+        turns(arguments.work, arguments.sizes, arguments.rounds)
     elif arguments.what == "steps":
         steps(arguments.work, arguments.sizes)
     elif arguments.what == "parts":
@@ -68,8 +72,8 @@ def compare(work: Path, sizes: list[str], rounds: int) -> None:
     print(f"| model | {head} | kinfolk / best of the others, per round |\n|---|" + "---|" * (len(CONTENDERS) + 1))
     for size in sizes:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
-        for _ in range(rounds):
-            for name in CONTENDERS:
+        for round_ in range(rounds):
+            for name in CONTENDERS if round_ % 2 == 0 else reversed(CONTENDERS):
                 found[name].append(in_process(name, size, work))
         cells = [
             f"{statistics.median(one['speed'] for one in runs):,.0f} "

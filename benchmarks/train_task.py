@@ -13,7 +13,7 @@ from kinfolk.family.load import LoadedFamily, load_family
 CONTEXT, VOCABULARY = 256, 4096
 SEQUENCES_PER_STEP, SEQUENCES_PER_MICRO_BATCH = 16, 4
 TOKENS_PER_STEP = SEQUENCES_PER_STEP * CONTEXT
-SHAPES: dict[str, tuple[int, int, int]] = {"1M": (128, 3, 48), "4M": (256, 4, 24), "15M": (384, 8, 10)}
+SHAPES: dict[str, tuple[int, int, int]] = {"1M": (128, 3, 48), "4M": (256, 4, 24), "15M": (384, 8, 20)}
 """Hidden size, layers, and steps of a measurement."""
 PEAK = 1e-3
 
