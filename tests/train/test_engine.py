@@ -1,10 +1,14 @@
+import numpy as np
 import pytest
 import torch
 from micro import LARGE, SMALL
 
 from kinfolk.family.shapes import Shape
+from kinfolk.family.spec import Model
 from kinfolk.train import engine
-from kinfolk.train.engine import Engine, alone, resolve_precision, start_engine
+from kinfolk.train.engine import Engine, Precision, alone, resolve_precision, start_engine
+from kinfolk.train.model import config_for, new_model
+from kinfolk.train.objective import TokenLoss
 
 CPU = torch.device("cpu")
 WIDE = Shape(**LARGE | {"hidden_size": 256})
@@ -37,3 +41,37 @@ def test_small_models_use_one_thread_and_large_ones_all() -> None:
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "context", "chosen"),
+    [
+        ("cpu", "bfloat16", 256, "eager"),
+        ("cpu", "bfloat16", 257, "sdpa"),
+        ("cpu", "float32", 16, "sdpa"),
+        ("cuda", "bfloat16", 16, "sdpa"),
+    ],
+)
+def test_attention_by_plain_products_where_these_are_faster(
+    device: str, precision: Precision, context: int, chosen: str
+) -> None:
+    model = new_model(config_for(WIDE, Model(), 301), seed=0)
+    Engine(torch.device(device)).use_attention(model, precision, context)
+    assert model.config._attn_implementation == chosen
+
+
+def test_either_way_of_attention_is_the_same_but_for_rounding() -> None:
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(0, 301, (4, 65)))
+    losses, gradients = [], []
+    for context in (64, 512):
+        model = new_model(config_for(WIDE, Model(), 301), seed=0)
+        alone().use_attention(model, "bfloat16", context)
+        objective = TokenLoss(model, torch.bfloat16)
+        with alone().autocast("bfloat16"):
+            loss = objective(tokens).minimised
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert torch.linalg.norm(gradients[0] - gradients[1]) < 0.02 * torch.linalg.norm(gradients[1])
+    assert not torch.equal(gradients[0], gradients[1])

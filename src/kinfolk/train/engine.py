@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from transformers import PreTrainedModel
 
 from kinfolk.family.shapes import Shape
 from kinfolk.train.layout import Layout
@@ -93,6 +94,16 @@ class Engine:
         because sums depend on the number of threads, and the same family shall give the same bytes.
         """
         torch.set_num_threads(1 if self.device.type == "cpu" and shape.hidden_size < 256 else self.threads)
+
+    def use_attention(self, model: PreTrainedModel, precision: Precision, context_length: int) -> None:
+        """Have attention computed by plain matrix products where these are faster than torch's fused kernel.
+
+        In bfloat16 on a CPU they are up to 256 tokens of context: a module of 32 to 128 tokens takes 1 / 1.2 to 1 / 2.7
+        of the time, whole steps with 256 tokens 1 / 1.01 to 1 / 1.13 (docs/results.md, section 10). In float32 they are
+        not. A rule and not a measurement, as for threads.
+        """
+        if self.device.type == "cpu" and precision == "bfloat16" and context_length <= 256:
+            model.set_attn_implementation("eager")
 
     def place(self, model: nn.Module) -> None:
         """Move a model to this process's device."""
