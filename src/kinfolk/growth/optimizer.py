@@ -78,7 +78,8 @@ def grow_optimizer(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Adam's moments and step counts of the child from the parent's, by parameter; empty under `reset`.
 
-    Muon's matrices have no second moment, and their momentum is a first one.
+    For states in memory: a build grows those of checkpoints a few rows at a time, by `state_origins`. Muon's matrices
+    have no second moment, and their momentum is a first one.
     """
     grown: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
     counts = {}

@@ -132,7 +132,7 @@ def _linear(entries: dict[str, Stored], dtype: torch.dtype) -> Callable[[Tensor]
         output = inputs.new_empty(*inputs.shape[:-1], rows)
         for start in range(0, rows, step):
             stop = min(start + step, rows)
-            shift = bias.rows(start, stop).to(dtype) if bias else None
+            shift = bias.rows(start, stop).to(dtype) if bias is not None else None
             output[..., start:stop] = functional.linear(inputs, weight.rows(start, stop).to(dtype), shift)
         return output
 
