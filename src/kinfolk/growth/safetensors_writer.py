@@ -50,7 +50,11 @@ class FileWriter:
         text += b" " * (-len(text) % 8)
         self._starts = {name: 8 + len(text) + header[name]["data_offsets"][0] for name in layout}
         self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        self._put(memoryview(len(text).to_bytes(8, "little") + text), 0)
+        try:
+            self._put(memoryview(len(text).to_bytes(8, "little") + text), 0)
+        except BaseException:
+            self.abandon()
+            raise
 
     def write(self, name: str, first_row: int, rows: Tensor) -> None:
         """Put rows of a tensor in their place, in the dtype of the file."""
@@ -61,7 +65,7 @@ class FileWriter:
         self._written[name] += stored.numel()
 
     def close(self) -> None:
-        """Raises ValueError when not every row was written once."""
+        """Raises ValueError where a tensor got more or fewer numbers than it has."""
         self.abandon()
         for name, tensor in self._layout.items():
             if self._written[name] != math.prod(tensor.shape):
@@ -88,24 +92,28 @@ class WeightsWriter:
         self._file_of: dict[str, FileWriter] = {}
         shards = _split(layout, shard_bytes or SHARD_BYTES)
         weight_map: dict[str, str] = {}
-        for number, names in enumerate(shards):
-            file = "model.safetensors"
+        try:
+            for number, names in enumerate(shards):
+                file = "model.safetensors"
+                if len(shards) > 1:
+                    file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+                writer = FileWriter(folder / file, {name: layout[name] for name in names})
+                self._files.append(writer)
+                self._file_of |= dict.fromkeys(names, writer)
+                weight_map |= dict.fromkeys(names, file)
             if len(shards) > 1:
-                file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-            writer = FileWriter(folder / file, {name: layout[name] for name in names})
-            self._files.append(writer)
-            self._file_of |= dict.fromkeys(names, writer)
-            weight_map |= dict.fromkeys(names, file)
-        if len(shards) > 1:
-            total = sum(tensor.bytes for tensor in layout.values())
-            files.write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+                total = sum(tensor.bytes for tensor in layout.values())
+                files.write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        except BaseException:
+            self.abandon()
+            raise
 
     def write(self, name: str, first_row: int, rows: Tensor) -> None:
         """Put rows of a tensor in their place, in the dtype of the file."""
         self._file_of[name].write(name, first_row, rows)
 
     def close(self) -> None:
-        """Raises ValueError when not every row was written once."""
+        """Raises ValueError where a tensor got more or fewer numbers than it has."""
         for file in self._files:
             file.close()
 
