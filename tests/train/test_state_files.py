@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kinfolk.errors import KinfolkError
+from kinfolk.files import sha256
 from kinfolk.growth.made import copied, held
-from kinfolk.train.checkpoint import Position, load
+from kinfolk.train.checkpoint import Position, load, write_state
 from kinfolk.train.engine import alone
 from kinfolk.train.saving import begin_first
 from kinfolk.train.state_files import saved_tensors, shares, write_tensors
@@ -58,6 +59,17 @@ def test_a_missing_part_is_noticed(tmp_path: Path) -> None:
     paths = save_cut(tmp_path, "weight", torch.randn(6, 4), [2, 4], [])
     paths[1].unlink()
     with pytest.raises(KinfolkError, match="a part of weight is missing"):
+        saved_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_file_of_the_record_that_is_missing_is_noticed(tmp_path: Path, missing: int) -> None:
+    """Also the last part of a tensor, without which the others look whole."""
+    paths = save_cut(tmp_path, "weight", torch.randn(6, 4), [2, 4], [])
+    write_state(tmp_path, Position(0, 0), optimizer=False, hashes={path.name: sha256(path) for path in paths})
+    assert saved_tensors(tmp_path)["weight"].shape == (6, 4)
+    paths[missing].unlink()
+    with pytest.raises(KinfolkError, match=f"shard-0000{missing + 1}.safetensors: the file is missing"):
         saved_tensors(tmp_path)
 
 

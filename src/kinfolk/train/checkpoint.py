@@ -125,6 +125,16 @@ def verify(checkpoint: Path) -> None:
     _refuse_damaged(checkpoint, _damaged_files(checkpoint, sorted(_state(checkpoint)["files"])))
 
 
+def refuse_incomplete(checkpoint: Path) -> None:
+    """KinfolkError naming a file that the record of a checkpoint names and that is not there.
+
+    Nothing is said of a checkpoint that has no record, as one that is being written.
+    """
+    if (checkpoint / "state.json").exists():
+        names = sorted(_state(checkpoint)["files"])
+        _refuse_damaged(checkpoint, [name for name in names if not (checkpoint / name).is_file()])
+
+
 def verify_together(checkpoint: Path, engine: Engine) -> None:
     """`verify`, each process a share of the files; where one is damaged all stop, and the main one says which."""
 

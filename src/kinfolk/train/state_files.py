@@ -17,6 +17,7 @@ from kinfolk.growth.rows import Stored
 from kinfolk.growth.safetensors import ClosedFile, Entry, OpenFile, read_header
 from kinfolk.growth.safetensors_writer import FileWriter
 from kinfolk.json_text import parse_json
+from kinfolk.train.checkpoint import refuse_incomplete
 from kinfolk.train.engine import Engine
 
 
@@ -68,8 +69,11 @@ class Split:
 def saved_tensors(checkpoint: Path) -> dict[str, Stored]:
     """The tensors of a checkpoint (or of one that is being written), by the names that it has for them.
 
-    Reads headers only. KinfolkError where a part of a tensor is missing, or a file is no safetensors file.
+    Reads headers only. KinfolkError where a file is missing that the checkpoint's record names, where one is no
+    safetensors file, and where a part of a tensor is missing before its others. Without a record, which one that is
+    being written does not have yet, nothing tells that the last parts of a tensor are missing.
     """
+    refuse_incomplete(checkpoint)
     parts: dict[str, dict[tuple[int, ...], Part]] = {}
     for path in sorted(checkpoint.glob("*.safetensors")):
         with closing(OpenFile(path)) as file:
