@@ -16,7 +16,7 @@ from micro import LARGE, SMALL, RecordingView, family, in_child, in_ranks, membe
 from kinfolk.build.alikeness import compare_members
 from kinfolk.build.build import build
 from kinfolk.build.finish import finish_member
-from kinfolk.build.members import export_member, export_saved, load_member
+from kinfolk.build.members import export_member, export_saved, spread_member
 from kinfolk.build.origin import last_checkpoint, load_stage_model, stage_config
 from kinfolk.build.run import Run, open_run
 from kinfolk.family.load import load_family
@@ -89,7 +89,7 @@ def test_no_process_has_more_than_its_part_of_a_block(trained: Path, tmp_path: P
         stage = run.plan.stages[-1]
         models = {
             "stage": load_stage_model(stage, run.family, run.store, run.stages, engine=engine),
-            "member": load_member(run.member("large"), stage_config(stage, run.family, run.store), engine),
+            "member": spread_member(run.member("large"), stage_config(stage, run.family, run.store), engine),
         }
         sizes = {
             name: {key: local(tensor).numel() for key, tensor in parameters_of(model).items()}

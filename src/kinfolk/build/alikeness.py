@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from kinfolk.build.members import load_member
+from kinfolk.build.members import spread_member
 from kinfolk.build.origin import stage_config
 from kinfolk.build.run import Run
 from kinfolk.evaluate.consistency import adjacent_kl
@@ -64,7 +64,7 @@ def _kl_from(
 def _model_of(run: Run, member: str, engine: Engine) -> PreTrainedModel:
     """The model of a finished member, spread over the engine."""
     stage = next(stage for stage in run.plan.stages if stage.member == member)
-    return load_member(run.member(member), stage_config(stage, run.family, run.store), engine)
+    return spread_member(run.member(member), stage_config(stage, run.family, run.store), engine)
 
 
 def _not_compared(run: Run) -> dict[str, list[str]]:

@@ -29,7 +29,7 @@ from kinfolk.train.checkpoint import Position
 from kinfolk.train.engine import Engine
 from kinfolk.train.optimizer import MOMENTS
 from kinfolk.train.saving import Saving, begin_first
-from kinfolk.train.state_files import saved_tensors, share_of, write_tensors
+from kinfolk.train.state_files import saved_tensors, to_write_here, write_tensors
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def begin_copy(
         for name, tensor in saved_tensors(parent).items()
         if with_optimizer or not name.startswith("optimizer.")
     }
-    return begin_written(share_of(kept, engine), folder, position, engine, _has_optimizer(kept), progress)
+    return begin_written(to_write_here(kept, engine), folder, position, engine, _has_optimizer(kept), progress)
 
 
 def begin_growth(
@@ -92,7 +92,7 @@ def begin_growth(
     checkpoint.verify_together(parent, engine)
     state = saved_tensors(parent)
     grown = grown_tensors(state, growth)
-    saving = begin_written(share_of(grown, engine), folder, position, engine, _has_optimizer(grown), progress)
+    saving = begin_written(to_write_here(grown, engine), folder, position, engine, _has_optimizer(grown), progress)
     try:
         verification = _verified(state, saved_tensors(saving.unfinished), growth, text, engine, progress)
     except BaseException:

@@ -63,7 +63,7 @@ def export_saved(
     return weights_digest(target)
 
 
-def load_member(member: Path, config: PreTrainedConfig, engine: Engine) -> PreTrainedModel:
+def spread_member(member: Path, config: PreTrainedConfig, engine: Engine) -> PreTrainedModel:
     """The model of a member, in float32 and spread over the engine; every process calls this."""
     model = empty_model(config)
     engine.spread(model)

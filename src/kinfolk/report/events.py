@@ -47,7 +47,7 @@ class StageStarted(Record):
     precision: str | None = None
 
 
-class Comparison(Record):
+class GrowthComparison(Record):
     """Parent and child on the same tokens in one precision."""
 
     max_abs_logit_difference: float
@@ -60,8 +60,8 @@ class Comparison(Record):
 class Verification(Record):
     claims_preservation: bool
     passed: bool | None
-    float32: Comparison
-    float64: Comparison
+    float32: GrowthComparison
+    float64: GrowthComparison
 
 
 class Grown(Record):

@@ -30,7 +30,7 @@ class Part:
     entry: Entry
 
 
-class Split:
+class InParts:
     """A tensor in parts: `kinfolk.growth.rows.Stored`. The parts cover it, and do not overlap."""
 
     def __init__(self, parts: list[Part]) -> None:
@@ -83,7 +83,7 @@ def saved_tensors(checkpoint: Path) -> dict[str, Stored]:
             first = offsets.get(name, (0,) * len(entry.shape))
             # Replicas save a part once; of what all of them save, any is right.
             parts.setdefault(name, {})[first] = Part(first, replace(entry, file=ClosedFile(path)))
-    found = {name: Split(list(each.values())) for name, each in sorted(parts.items())}
+    found = {name: InParts(list(each.values())) for name, each in sorted(parts.items())}
     for name, tensor in found.items():
         if tensor.numbers != math.prod(tensor.shape):
             raise KinfolkError(
@@ -120,7 +120,7 @@ def shares(sizes: Mapping[str, int], count: int) -> list[list[str]]:
     return [[name for name in sizes if name in share] for share in found]
 
 
-def share_of(tensors: Mapping[str, Made], engine: Engine) -> dict[str, Made]:
+def to_write_here(tensors: Mapping[str, Made], engine: Engine) -> dict[str, Made]:
     """The tensors that this process is to write, when every process calls this."""
     sizes = {name: tensor.layout.bytes for name, tensor in tensors.items()}
     return {name: tensors[name] for name in shares(sizes, engine.world_size)[engine.rank]}
