@@ -19,7 +19,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 from public_schedules import FITTED, TESTED, curve, grid, named
 
-from kinfolk.build.line import read_points
+from kinfolk.build.line_curves import read_points
 from kinfolk.build.outlook import Prospect, prospect
 from kinfolk.schedule.advice import SHARES, advise
 from kinfolk.schedule.live import Forecast, NotYet, forecast

@@ -1,6 +1,7 @@
 """Forecasts of stages while they train: recorded, bounded in time, and the same after a resume."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,11 @@ from typer.testing import CliRunner
 from kinfolk.build import outlook
 from kinfolk.build.build import build
 from kinfolk.build.line import Line, batches_done, decay_begin, line_of, planned_decay, step_at
+from kinfolk.build.line_curves import gain_for
 from kinfolk.build.outlook import Outlook, prospect
 from kinfolk.cli.app import app
 from kinfolk.schedule.live import Forecast, NotYet
+from kinfolk.schedule.live_law import Gain
 from kinfolk.schedule.shapes import NamedSchedule
 from kinfolk.train.monitor import read_metrics
 
@@ -159,6 +162,25 @@ def test_batch_warmup_counts_whole_batches(trunk: Path) -> None:
     assert [step_at(stage, batches) for batches in (0, 1, 4, 5, 20)] == [0, 2, 8, 9, 24]
     held = {**stage, "rate": {**stage["rate"], "warmup_steps": 1, "decay_steps": 10}}
     assert decay_begin(held) == 14 and decay_begin({**held, "rate": {**held["rate"], "decay_steps": 0}}) is None
+
+
+def test_the_gain_is_said_to_come_from_the_line_that_it_comes_from(trunk: Path, tmp_path: Path) -> None:
+    """Of two earlier lines the nearer one has two points behind its warm-up, which say nothing."""
+    names, found = ("small-undecayed", "small"), documents(trunk)
+    stages = {}
+    for name in names:
+        first = json.loads(json.dumps(found[name]).replace('"small', '"first'))
+        stages[first["name"]] = first
+        shutil.copytree(trunk / "stages" / name, tmp_path / "stages" / first["name"])
+        metrics = tmp_path / "stages" / name / "metrics.jsonl"
+        metrics.parent.mkdir()
+        last = json.dumps({"step": found[name]["steps"], "held_out_loss": 4.0})
+        metrics.write_text(last + "\n")
+    line = line_of(found, "large-undecayed")
+    assert isinstance(line, Line)
+    gain, source = gain_for(tmp_path, stages | found, line)
+    assert source == "first" and gain == gain_for(trunk, found, line)[0] != Gain()
+    assert gain_for(tmp_path, found, line) == (Gain(), None)
 
 
 def test_the_ledger_says_why_there_was_no_forecast(finished: Path) -> None:

@@ -111,14 +111,17 @@ def test_an_earlier_curve_says_what_a_decay_brings() -> None:
     schedule = replace(COSINE, shape="linear", decay_fraction=0.3)
     steps = np.linspace(300, 4000, 40).astype(np.int64)
     rich = law(schedule, steps, gain=0.6)
-    gain = earlier_gain([(schedule, steps, rich)])
+    gain, used = earlier_gain([(schedule, steps, rich)])
+    assert used == 0
     assert gain.centre > 0.11 and gain.deviation < Gain().deviation
     held = steps <= 2500  # before any decay, a curve says nothing of it
     plain, informed = (forecast(schedule, steps[held], rich[held], each) for each in (Gain(), gain))
     assert isinstance(plain, Forecast) and isinstance(informed, Forecast)
     truth = float(law(schedule, np.array([4000]), gain=0.6)[0])
     assert abs(informed.loss - truth) < 0.5 * abs(plain.loss - truth)
-    assert earlier_gain([]) == Gain() == earlier_gain([(schedule, steps[:2], rich[:2])])
+    short = schedule, steps[:2], rich[:2]
+    assert earlier_gain([]) == (Gain(), None) == earlier_gain([short])
+    assert earlier_gain([short, (schedule, steps, rich), short]) == (gain, 1), "the last that says something"
 
 
 def test_public_curves_at_half_of_their_steps() -> None:

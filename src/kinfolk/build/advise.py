@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kinfolk.build.line import StageDocument, read_points
+from kinfolk.build.line import StageDocument
+from kinfolk.build.line_curves import read_points
 from kinfolk.build.outlook import Prospect, prospect
 from kinfolk.errors import KinfolkError
 from kinfolk.schedule.advice import Advice, advice_document, advise

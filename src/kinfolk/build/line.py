@@ -5,15 +5,13 @@ Steps are whole batches here: a batch-size warm-up takes some of them in several
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kinfolk.plan.batches import Stretch, part_at
-from kinfolk.schedule.live import NotYet, earlier_gain
-from kinfolk.schedule.live_law import Gain
-from kinfolk.schedule.own_runs import joined, json_lines, stage_schedule
+from kinfolk.schedule.live import NotYet
+from kinfolk.schedule.own_runs import joined, stage_schedule
 from kinfolk.schedule.shapes import Array, NamedSchedule, Schedule, Steps
 
 StageDocument = Mapping[str, Any]
@@ -128,27 +126,3 @@ def _stretches(stage: StageDocument) -> list[Stretch]:
 
 def _batches(stage: StageDocument) -> int:
     return batches_done(stage, int(stage["steps"]))
-
-
-def read_points(folder: Path, stage: StageDocument) -> list[Point]:
-    """The quick held-out losses of a stage of the run in `folder`; where a step was done twice, the later one."""
-    records = json_lines(folder / "stages" / stage["name"] / "metrics.jsonl")
-    found = {int(each["step"]): float(each["held_out_loss"]) for each in records if "held_out_loss" in each}
-    return sorted(found.items())
-
-
-def gain_for(folder: Path, stages: Mapping[str, StageDocument], line: Line) -> tuple[Gain, str | None]:
-    """The prior of a line's gain from earlier lines of the run that have decayed to their end, and the last of them."""
-    curves, last = [], None
-    for name, stage in stages.items():
-        if stage is line.stages[-1]:
-            break
-        other = line_of(stages, name)
-        if isinstance(other, NotYet) or not other.decays or other.stages[0] is line.stages[0]:
-            continue
-        points = [read_points(folder, each) for each in other.stages]
-        if points[-1] and points[-1][-1][0] == stage["steps"]:
-            curves.append((other.schedule, *other.curve(points)))
-            last = name
-    gain = earlier_gain(curves)
-    return gain, last if gain != Gain() else None

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kinfolk.build.line import Line, Point, gain_for, line_of, planned_decay, read_points, step_at
+from kinfolk.build.line import Line, Point, line_of, planned_decay, step_at
+from kinfolk.build.line_curves import gain_for, read_points
 from kinfolk.schedule.advice import Advice, advise
 from kinfolk.schedule.live import Forecast, NotYet, forecast, too_early, usable
 from kinfolk.schedule.live_law import Gain

@@ -104,15 +104,17 @@ def widened(schedule: Schedule, steps: Steps, losses: Array, gain: Gain) -> floa
     return max(1.0, missed / above, -missed / below)
 
 
-def earlier_gain(curves: Sequence[tuple[Schedule, Steps, Array]]) -> Gain:
-    """The prior of the gain from finished curves of other models of the same run, the last of which counts.
+def earlier_gain(curves: Sequence[tuple[Schedule, Steps, Array]]) -> tuple[Gain, int | None]:
+    """The prior of the gain from finished curves of other models of the same run, and the number of the one it is from.
+
+    That is the last one with FEWEST_EARLIER points after its warm-up; without any it is None.
 
     The share of its loss that a decay takes from a model is close to that of its neighbour in size: on runs of our own
     within LIKENESS. Levels and exponents are not taken over.
     """
-    for schedule, steps, losses in reversed(curves):
+    for number, (schedule, steps, losses) in reversed(list(enumerate(curves))):
         used = usable(schedule, steps)
         if len(used) >= FEWEST_EARLIER:
             found = fit(schedule, steps[used], losses[used]).gain()
-            return Gain(found.centre, float(np.hypot(found.deviation, LIKENESS)))
-    return Gain()
+            return Gain(found.centre, float(np.hypot(found.deviation, LIKENESS))), number
+    return Gain(), None
