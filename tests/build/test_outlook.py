@@ -159,6 +159,7 @@ def test_lines_begin_at_a_growth_and_know_the_decay_after_them(trunk: Path) -> N
 def test_batch_warmup_counts_whole_batches(trunk: Path) -> None:
     stage = {**documents(trunk)["small"], "batch_warmup": [{"batches": 4, "parts": 2}], "steps": 24}
     assert [batches_done(stage, step) for step in (0, 2, 8, 9, 24)] == [0, 1, 4, 5, 20]
+    assert [batches_done(stage, step) for step in (1, 3, 5, 7)] == [0, 1, 2, 3], "half a batch is none"
     assert [step_at(stage, batches) for batches in (0, 1, 4, 5, 20)] == [0, 2, 8, 9, 24]
     held = {**stage, "rate": {**stage["rate"], "warmup_steps": 1, "decay_steps": 10}}
     assert decay_begin(held) == 14 and decay_begin({**held, "rate": {**held["rate"], "decay_steps": 0}}) is None

@@ -99,8 +99,8 @@ def _unfit(stage: StageDocument, after: StageDocument | None) -> str | None:
 
 
 def batches_done(stage: StageDocument, step: int) -> int:
-    """Whole batches after so many optimizer steps of a stage."""
-    return round(part_at(_stretches(stage), step).begin)
+    """Whole batches after so many optimizer steps of a stage; one of which only parts are done does not count."""
+    return part_at(_stretches(stage), step).batch
 
 
 def step_at(stage: StageDocument, batches: int) -> int:
