@@ -1,8 +1,9 @@
 """What is forecast of a stage while it trains: its last loss, and a better beginning of its decay if there is one.
 
-A forecast is a function of the curve so far, so that a build that was killed and goes on makes the same ones again. It
-looks at losses that are measured anyway and touches no weight. Its time is bounded: where it would cost more than
-SHARE_OF_TIME of the training so far, it waits for a later measurement.
+A forecast is a function of the points of the curve so far and of earlier lines: the same ones give the same forecast,
+also in a build that was killed and goes on. It looks at losses that are measured anyway and touches no weight. Its time
+is bounded: where it would cost more than SHARE_OF_TIME of the training so far, it waits for a later measurement. So
+which forecasts are made depends on the clock, and does not repeat.
 """
 
 import math
