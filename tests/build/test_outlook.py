@@ -4,19 +4,24 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from micro import CONTEXT, SEQUENCES_PER_STEP, SMALL, RecordingView, family, members_of
+from rich.console import Console
 from typer.testing import CliRunner
 
 from kinfolk.build import outlook
 from kinfolk.build.build import build
 from kinfolk.build.line import Line, batches_done, decay_begin, line_of, planned_decay, step_at
-from kinfolk.build.line_curves import gain_for
-from kinfolk.build.outlook import Outlook, prospect
+from kinfolk.build.line_curves import gain_for, read_points
+from kinfolk.build.outlook import Outlook, Prospect, prospect
+from kinfolk.build.view import LiveView
 from kinfolk.cli.app import app
+from kinfolk.schedule.advice import Advice
 from kinfolk.schedule.live import Forecast, NotYet
 from kinfolk.schedule.live_law import Gain
 from kinfolk.schedule.shapes import NamedSchedule
@@ -182,6 +187,37 @@ def test_the_gain_is_said_to_come_from_the_line_that_it_comes_from(trunk: Path, 
     gain, source = gain_for(tmp_path, stages | found, line)
     assert source == "first" and gain == gain_for(trunk, found, line)[0] != Gain()
     assert gain_for(tmp_path, found, line) == (Gain(), None)
+
+
+def test_an_advised_beginning_behind_the_stage_is_told_from_its_end(
+    trunk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decay of a stretch of trunk comes in the stage after it, and so may the better beginning."""
+    seen = prospect(trunk, documents(trunk), "small-undecayed")
+    assert not isinstance(seen, NotYet) and seen.planned is not None
+    steps = seen.line.steps
+    assert seen.planned.steps > steps + 1
+    forecast_last = max(forecasts(trunk, "small-undecayed"))
+    points = [point for point in read_points(trunk, seen.line.stages[-1]) if point[0] <= forecast_last]
+    advice = seen.advice(points)
+    assert isinstance(advice, Advice)
+    for begin, expected, words in (
+        (steps - 1, {"advised_decay_step": steps - 1}, f"at step {steps - 1} instead"),
+        (steps, {"advised_decay_step": steps}, f"at step {steps} instead"),
+        (steps + 1, {"advised_decay_steps_after": 1}, "1 step after this stage instead"),
+        (steps + 3, {"advised_decay_steps_after": 3}, "3 steps after this stage instead"),
+    ):
+        other = replace(advice, keep=False, choice=replace(advice.choice, begin=begin), gain=0.25)
+        monkeypatch.setattr(Prospect, "advice", lambda self, points, other=other: other)
+        step, loss = points[-1]
+        record = Outlook(seen, points[:-1])(step, loss, 1e9)
+        assert {key: value for key, value in record.items() if "advised" in key} == {**expected, "advised_gain": 0.25}
+        output = StringIO()
+        with LiveView(Console(file=output, width=200)) as view:
+            view.planned("micro", list(documents(trunk).values()))
+            view.stage_started("small-undecayed", steps, 0)
+            view.stepped({"step": step, "held_out_loss": loss, **record})
+        assert f"the law would begin the decay {words}: 0.250 nats lower at the end" in output.getvalue()
 
 
 def test_the_ledger_says_why_there_was_no_forecast(finished: Path) -> None:

@@ -156,6 +156,12 @@ def test_forecasts_while_training(make_run: Maker, tmp_path: Path) -> None:
     text = write_report([folder], tmp_path / "report.html").read_text("utf-8")
     assert "Forecasts while training" in text and "3 losses after the warm-up, and 5 are needed" in text
     assert "step 120" in text and "0.050 lower" in text
+    metrics = folder / "stages" / "medium" / "metrics.jsonl"
+    metrics.write_text(
+        metrics.read_text().replace('"advised_decay_step": 120.0', '"advised_decay_steps_after": 1200.0')
+    )
+    text = write_report([folder], tmp_path / "report.html").read_text("utf-8")
+    assert "1,200 steps after this stage" in text and "step 120" not in text and "0.050 lower" in text
 
 
 def test_forecasts_of_a_stage_that_goes_on(make_run: Maker, tmp_path: Path) -> None:

@@ -123,9 +123,14 @@ class Outlook:
         found = {"forecast_loss": said.loss, "forecast_low": said.low, "forecast_high": said.high}
         advice = self._prospect.advice(self._points)
         if isinstance(advice, Advice) and not advice.keep:
-            found |= {
-                "advised_decay_step": float(step_at(line.stages[-1], advice.choice.begin - line.before)),
-                "advised_gain": advice.gain,
-            }
+            found |= {**_advised_begin(line, advice.choice.begin), "advised_gain": advice.gain}
         # A forecast is never a reason to stop training, and the metrics take numbers only.
         return found if all(map(math.isfinite, found.values())) else {}
+
+
+def _advised_begin(line: Line, batches: int) -> dict[str, float]:
+    """Where a decay begins after so many batches of a line: at a step of its last stage, or so many after that."""
+    after = batches - line.steps
+    if after > 0:
+        return {"advised_decay_steps_after": float(after)}
+    return {"advised_decay_step": float(step_at(line.stages[-1], batches - line.before))}

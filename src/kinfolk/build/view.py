@@ -82,10 +82,10 @@ class LiveView:
         if "forecast_loss" in record:
             low, high = record["forecast_low"], record["forecast_high"]
             self._forecast = f"  end {record['forecast_loss']:.3f} ({low:.3f} to {high:.3f})"
-        if "advised_decay_step" in record and not self._advised:
+        if "advised_gain" in record and not self._advised:
             self._advised = True
             self.say(
-                f"{self._name}  the law would begin the decay at step {record['advised_decay_step']:,.0f} instead: "
+                f"{self._name}  the law would begin the decay {_advised_begin(record)} instead: "
                 f"{record['advised_gain']:.3f} nats lower at the end"
             )
         name = next((name for name in ("loss", "patch_loss") if name in record), None)
@@ -154,6 +154,14 @@ class LiveView:
         if self._task is not None:
             self._bars.remove_task(self._task)
             self._task = None
+
+
+def _advised_begin(record: dict[str, Any]) -> str:
+    """Where the law would begin the decay, in words."""
+    if "advised_decay_steps_after" not in record:
+        return f"at step {record['advised_decay_step']:,.0f}"
+    after = record["advised_decay_steps_after"]
+    return f"{after:,.0f} step{'' if after == 1 else 's'} after this stage"
 
 
 def duration(seconds: float) -> str:

@@ -171,7 +171,14 @@ class Outlook(Record):
     forecast_high: float
     advised_decay_step: float | None = None
     """Where a law would begin the decay, if that is significantly better than planned."""
+    advised_decay_steps_after: float | None = None
+    """The same in steps after the end of the stage, where it lies behind that."""
     advised_gain: float | None = None
+
+    @property
+    def advises(self) -> bool:
+        """Whether it has such a beginning."""
+        return self.advised_decay_step is not None or self.advised_decay_steps_after is not None
 
 
 class ForecastChecked(Record):

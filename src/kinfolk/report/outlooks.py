@@ -39,7 +39,18 @@ class StageOutlooks:
     @property
     def advised(self) -> Outlook | None:
         """The last advice to begin the decay elsewhere, if there was any."""
-        return next((each for each in reversed(self.made) if each.advised_decay_step is not None), None)
+        return next((each for each in reversed(self.made) if each.advises), None)
+
+    @property
+    def advised_begin(self) -> str | None:
+        """Where that would begin it, in words."""
+        said = self.advised
+        if said is None:
+            return None
+        step, after = said.advised_decay_step, said.advised_decay_steps_after
+        return (
+            f"step {step:,.0f}" if after is None else f"{after:,.0f} step{'' if after == 1 else 's'} after this stage"
+        )
 
     def share(self, each: Outlook) -> float:
         """Of the stage's steps, when a forecast was made."""
