@@ -49,7 +49,8 @@ def set_aside_of_stage(run: Run, stage: Stage, share: Share, say: Callable[[str]
     if stage.name in finished and stage.member not in unfinished_members(run) and begun:
         return
     for error in checkpoint.set_aside_damaged(run.checkpoints(stage.name)):
-        run.ledger.append("damaged", path=error.where, problem=error.problem)
+        path = str(error.where).removeprefix(f"{run.folder}/")
+        run.ledger.append("damaged", path=path, problem=error.problem)
         before = checkpoint.latest(run.checkpoints(stage.name))
         state = f"its step {checkpoint.step_of(before)}" if before else "its beginning"
         say(f"warning: {error.where}: {error.problem}; the stage goes on from {state}")
