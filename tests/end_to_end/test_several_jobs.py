@@ -75,10 +75,6 @@ def job(alone: Built, run: Path, *only: str, on_step: Callable[[int], None] = la
     return lambda: build(loaded, run, PrintingView(on_step), only=only)
 
 
-def start(work: Callable[[], None], log: Path) -> int:
-    return start_child(work, log)
-
-
 def stages(run: Path, event: str) -> list[str]:
     return [each["stage"] for each in Ledger(run / "ledger.jsonl").events(event)]
 
@@ -118,7 +114,7 @@ def check_as_by_one(run: Path, alone: Built) -> None:
 
 def test_three_jobs_at_once(alone: Built, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
-    children = [start(job(alone, run, name), log) for name in ("large", "middle", "small")]
+    children = [start_child(job(alone, run, name), log) for name in ("large", "middle", "small")]
     assert [exit_code(child) for child in children] == [0, 0, 0], log.read_text()
     check_as_by_one(run, alone)
     ledger = Ledger(run / "ledger.jsonl")
@@ -166,9 +162,9 @@ def test_a_job_is_killed_and_the_others_go_on(alone: Built, tmp_path: Path, step
         if count == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    dying = start(job(alone, run, "large", on_step=die), log)
+    dying = start_child(job(alone, run, "large", on_step=die), log)
     wait_for((tmp_path / "begun").exists)
-    others = [start(job(alone, run, name), log) for name in ("small", "middle")]
+    others = [start_child(job(alone, run, name), log) for name in ("small", "middle")]
     assert exit_code(dying) == -signal.SIGKILL
     assert [exit_code(child) for child in others] == [0, 0], log.read_text()
     page = read_run(run)
@@ -214,7 +210,7 @@ def test_all_jobs_are_killed_again_and_again(alone: Built, tmp_path: Path, seed:
     left, kills = ["large", "middle", "small"], 0
     while left or at_work:
         for name in left:
-            at_work[start(mortal(name, draw.randint(30, 160)), log)] = name
+            at_work[start_child(mortal(name, draw.randint(30, 160)), log)] = name
         child, status = os.wait()
         code = os.waitstatus_to_exitcode(status)
         assert code in (0, -signal.SIGKILL), log.read_text()
@@ -251,7 +247,7 @@ def held(alone: Built, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
 def test_other_work_comes_before_waiting(alone: Built, tmp_path: Path, held: Callable[[str], Any]) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
     lock = held("small")
-    child = start(job(alone, run, "small", "middle"), log)
+    child = start_child(job(alone, run, "small", "middle"), log)
     wait_for(lambda: "waiting for it" in (log.read_text() if log.exists() else ""))
     assert stages(run, "stage_finished") == ["small-undecayed", "middle-undecayed", "middle"]
     assert log.read_text().count("small  is held by another job, at step 0 of ") == 1
@@ -266,7 +262,7 @@ def test_waiting_can_be_interrupted_and_tells_from_time_to_time(
     monkeypatch.setattr(jobs, "REMINDER_SECONDS", 0.1)
     run, log = tmp_path / "run", tmp_path / "log"
     held("small-undecayed")
-    child = start(job(alone, run, "large"), log)
+    child = start_child(job(alone, run, "large"), log)
     wait_for(lambda: (log.read_text() if log.exists() else "").count("waiting for it") > 1)
     os.kill(child, signal.SIGTERM)
     assert exit_code(child) == 128 + signal.SIGTERM
@@ -284,7 +280,7 @@ def test_what_a_dead_job_left_damaged_is_set_aside_by_who_takes_over(
 
     assert in_child(job(alone, run, "small", on_step=die), log) == -signal.SIGKILL
     lock = held("small-undecayed")
-    child = start(job(alone, run, "small"), log)
+    child = start_child(job(alone, run, "small"), log)
     wait_for(lambda: "waiting for it" in log.read_text())
     newest = sorted((run / "stages/small-undecayed/checkpoints").glob("step-*"))[-1]
     (newest / "state.json").write_text("{}")
@@ -331,7 +327,7 @@ def test_refusals(alone: Built, tmp_path: Path) -> None:
 def test_a_job_of_two_processes_beside_another_one(alone: Built, tmp_path: Path) -> None:
     """The main process of a job decides what comes next, and the others follow."""
     run, log = tmp_path / "run", tmp_path / "log"
-    other = start(job(alone, run, "middle"), log)
+    other = start_child(job(alone, run, "middle"), log)
     assert in_ranks(job(alone, run, "large", "small"), log) == [0, 0], log.read_text()
     assert exit_code(other) == 0
     assert sorted(stages(run, "stage_started")) == sorted(STAGES)
