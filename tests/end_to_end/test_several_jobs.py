@@ -30,10 +30,13 @@ from micro import (
 
 from kinfolk.build import jobs
 from kinfolk.build.build import build
+from kinfolk.build.jobs import Job, Turn
 from kinfolk.build.ledger import Ledger
 from kinfolk.build.locks import one_of_several_in, only_build_in, stage_lock
+from kinfolk.build.run import open_run
 from kinfolk.errors import KinfolkError
 from kinfolk.family.load import LoadedFamily
+from kinfolk.plan.strategies import plan_family
 from kinfolk.report.page import write_report
 from kinfolk.report.run import read_run
 from kinfolk.report.watch.live import LiveReport
@@ -254,6 +257,44 @@ def test_other_work_comes_before_waiting(alone: Built, tmp_path: Path, held: Cal
     lock.release()
     assert exit_code(child) == 0
     assert stages(run, "stage_finished")[-1] == "small" and "still to be built: large" in log.read_text()
+
+
+def test_who_ends_the_build_says_whom_it_waits_for(alone: Built, tmp_path: Path, held: Callable[[str], Any]) -> None:
+    """All is done but the end of the build, which comes after another job's forecast."""
+    run, log = shutil.copytree(alone[0] / "run", tmp_path / "run"), tmp_path / "log"
+    lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
+    assert "build_finished" in lines[-1]
+    (run / "ledger.jsonl").write_text("".join(lines[:-1]))
+    lock = held("middle")
+    child = start_child(job(alone, run, "small"), log)
+    wait_for(lambda: "waiting for it" in (log.read_text() if log.exists() else ""))
+    assert log.read_text().count("middle  is held by another job, which may check its forecast; waiting for it") == 1
+    assert not Ledger(run / "ledger.jsonl").is_over()
+    lock.release()
+    assert exit_code(child) == 0 and Ledger(run / "ledger.jsonl").is_over()
+
+
+def test_a_parent_that_is_needed_again_is_no_other_job(alone: Built, tmp_path: Path) -> None:
+    """All that a stage had is found damaged when it is taken, and its parent's last state has gone."""
+    folder, loaded, view = tmp_path / "run", trunk(alone[0]), RecordingView()
+
+    def die(count: int) -> None:
+        if count == 14:  # in the branch, behind its first checkpoint
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(job(alone, folder, "small", on_step=die), tmp_path / "log") == -signal.SIGKILL
+    assert stages(folder, "stage_started") == ["small-undecayed", "small"]
+    run = open_run(loaded, folder, plan_family)
+    shutil.rmtree(run.checkpoints("small-undecayed"))
+    with Job(run, ["small"], view) as going_on:
+        with stage_lock(folder, "small") as lock:  # as another job has it that then dies
+            assert lock.take()
+            going_on.look_through()
+        for state in run.checkpoints("small").glob("step-*/state.json"):
+            state.write_text("{}")
+        assert going_on.next_turn() == Turn("small-undecayed", trains=False, finishes=False)
+        assert going_on.next_turn() == Turn("small-undecayed", trains=True, finishes=False)
+    assert view.said and all("the stage goes on from its beginning" in said for said in view.said)
 
 
 def test_waiting_can_be_interrupted_and_tells_from_time_to_time(

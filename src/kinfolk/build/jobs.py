@@ -86,17 +86,20 @@ class Job:
                 is_needed = stage.name in training or stage.member in finishing
                 if not (is_needed or stage.name in self._not_visited) or stage.parent in training:
                     continue
-                turn = self._take(stage)
-                if turn is not None:
-                    return turn
+                if self._take(stage):
+                    turn = self._turn(stage)
+                    if turn is not None:
+                        return turn
+                    break  # what is to do has changed meanwhile: look round again
                 if is_needed:
                     awaited.append(stage)
                 else:
                     self._not_visited.discard(stage.name)  # another job is at the rest of it
-            if not awaited:
-                return None
-            waiting.say_of(awaited[0])
-            next(pause)
+            else:
+                if not awaited:
+                    return None
+                waiting.say_of(awaited[0])
+                next(pause)
 
     def end(self, engine: Engine, check: Callable[[Stage], None], compare: Callable[[], None], seconds: float) -> None:
         """Record the end of the job, and of the whole build if nothing is left of it; every process calls this.
@@ -106,18 +109,20 @@ class Job:
         """
         ledger = self._run.ledger
 
-        def begin_ending() -> bool:
-            self.release()
-            held.enter_context(one_at_a_time(self._run.folder, self._view.say))
-            return self._all_is_done() and not ledger.is_over()
-
         with ExitStack() as held:
+
+            def begin_ending() -> bool:
+                self.release()
+                held.enter_context(one_at_a_time(self._run.folder, self._view.say))
+                return self._all_is_done() and not ledger.is_over()
+
             is_last = engine.from_main(begin_ending)
             if is_last:
                 for stage in self._run.plan.stages:
                     with stage_lock(self._run.folder, stage.name) as lock:
                         # The job that has finished its member may still be at its forecast.
-                        engine.on_main(partial(lock.wait, lambda: None))
+                        words = f"{stage.name}  is held by another job, which may check its forecast; waiting for it"
+                        engine.on_main(partial(lock.wait, partial(self._view.say, words)))
                         check(stage)
                 compare()
             event = "build_finished" if is_last else JOB_FINISHED
@@ -142,12 +147,16 @@ class Job:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def _take(self, stage: Stage) -> Turn | None:
-        """The turn of a stage, if no other job holds it and it can begin."""
+    def _take(self, stage: Stage) -> bool:
+        """Take a stage, and return whether no other job holds it."""
         lock = stage_lock(self._run.folder, stage.name)
         if not lock.take():
-            return None
+            return False
         self._held = lock
+        return True
+
+    def _turn(self, stage: Stage) -> Turn | None:
+        """What to do with the stage that was taken; None, and it is given back, where it cannot begin after all."""
         if stage.name in self._not_looked_through:
             set_aside_of_stage(self._run, stage, self._share, self._view.say)
             self._not_looked_through.discard(stage.name)
