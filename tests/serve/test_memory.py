@@ -1,10 +1,14 @@
 """What a full context is said to take, against the cache that transformers makes."""
 
+import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from serving import a_model, ready
+from torch.profiler import ProfilerActivity, profile
 
 from kinfolk.errors import KinfolkError
 from kinfolk.serve import memory
@@ -28,6 +32,23 @@ def test_the_cache_is_counted_exactly() -> None:
     assert request_bytes(cascade.config, 50, 4) - request_bytes(pair.config, 50, 4) == 49 * 12 * 290
 
 
+def peak(model: Any, tokens: int, trace: Path) -> int:
+    """Most bytes that were allocated at once in a forward pass, as torch's profiler tells."""
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        model(torch.zeros(1, tokens, dtype=torch.long), use_cache=True, logits_to_keep=1)
+    profiled.export_chrome_trace(str(trace))
+    events = [event for event in json.loads(trace.read_text("utf-8"))["traceEvents"] if event["name"] == "[memory]"]
+    return max(itertools.accumulate(event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_scores_of_eager_attention_are_counted_as_they_are(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = a_model(max_position_embeddings=1024).to(dtype)  # type: ignore[arg-type]
+    model.set_attn_implementation("eager")
+    measured = peak(model, 1024, tmp_path / "trace.json")
+    assert measured == pytest.approx(request_bytes(model.config, 1024, dtype.itemsize), rel=0.05)
+
+
 def test_a_context_that_would_not_fit_is_refused_with_one_that_would(monkeypatch: pytest.MonkeyPatch) -> None:
     model = a_model(max_position_embeddings=1024)
     free = memory.MARGIN + request_bytes(model.config, 300, 4)
@@ -36,3 +57,15 @@ def test_a_context_that_would_not_fit_is_refused_with_one_that_would(monkeypatch
         ready(model)
     assert caught.value.fix is not None and "--context 256" in caught.value.fix
     assert ready(model, context=256).context == 256
+
+
+@pytest.mark.parametrize("context", [3, 128])
+def test_no_context_is_advised_where_none_fits(monkeypatch: pytest.MonkeyPatch, context: int) -> None:
+    model = a_model()
+    free = memory.MARGIN + request_bytes(model.config, 2, 4) - 1
+    monkeypatch.setattr(memory, "_free_bytes", lambda _: free)
+    with pytest.raises(KinfolkError) as caught:
+        ready(model, context=context)
+    assert caught.value.fix == "free memory"
+    monkeypatch.setattr(memory, "_free_bytes", lambda _: free + 1)
+    assert ready(model, context=2).context == 2

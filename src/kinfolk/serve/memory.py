@@ -11,25 +11,28 @@ from kinfolk.transfer.config import PairConfig
 MARGIN = 2**28
 """Bytes that are left for the rest of the process."""
 
+SHORTEST_CONTEXT = 2
+"""Tokens: one that is read, and one that is made."""
+
 
 def check_memory(model: PreTrainedModel, context: int) -> None:
-    """Raises KinfolkError where a full context would not fit, with the context that would."""
+    """Raises KinfolkError where a full context would not fit, with one that would, if there is any."""
     free = _free_bytes(model.device) - MARGIN
     need = request_bytes(model.config, context, model.dtype.itemsize)
     if need <= free:
         return
-    fitting = context
-    while fitting > 2 and request_bytes(model.config, fitting, model.dtype.itemsize) > free:
+    fitting = context // 2
+    while fitting >= SHORTEST_CONTEXT and request_bytes(model.config, fitting, model.dtype.itemsize) > free:
         fitting //= 2
     raise KinfolkError(
         f"a request of {context:,} tokens takes about {need / 2**30:.1f} GiB, and {max(free, 0) / 2**30:.1f} are free",
         where="--context",
-        fix=f"give --context {fitting}, or free memory",
+        fix=f"give --context {fitting}, or free memory" if fitting >= SHORTEST_CONTEXT else "free memory",
     )
 
 
 def request_bytes(config: PreTrainedConfig, context: int, itemsize: int) -> int:
-    """Bytes that one generation of a full context takes at most, about: cache, activations of a layer, logits.
+    """About how many bytes one generation of a full context takes: cache, activations of a layer, logits.
 
     Windows are counted as full. A config that lacks a size counts as 0 there: recurrent states do not grow.
     """
@@ -53,8 +56,17 @@ def cache_bytes(config: PreTrainedConfig, context: int, itemsize: int) -> int:
 def _layer_bytes(config: PreTrainedConfig, context: int, itemsize: int) -> int:
     hidden = _size(config, "hidden_size")
     inner = _size(config, "intermediate_size") or 4 * hidden
-    scores = 2 * _size(config, "num_attention_heads") * context if config._attn_implementation == "eager" else 0
-    return context * (8 * hidden + 3 * inner + scores) * itemsize
+    scores = context * _score_bytes(config, itemsize) if config._attn_implementation == "eager" else 0
+    return context * ((8 * hidden + 3 * inner) * itemsize + scores)
+
+
+def _score_bytes(config: PreTrainedConfig, itemsize: int) -> int:
+    """Bytes of eager attention for each pair of tokens, at the moment when most are there: scores and the causal mask.
+
+    Its softmax is taken in float32: from another precision scores are copied there, and probabilities back.
+    """
+    of_score = 8 if itemsize == 4 else max(itemsize + 4 + 4, itemsize + 4 + itemsize)
+    return _size(config, "num_attention_heads") * of_score + itemsize
 
 
 def _size(config: PreTrainedConfig, name: str) -> int:

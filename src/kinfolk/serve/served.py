@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from kinfolk.data.tokenizer import vocabulary_size
 from kinfolk.errors import KinfolkError
 from kinfolk.evaluate.load import separator_of
-from kinfolk.serve.memory import check_memory
+from kinfolk.serve.memory import SHORTEST_CONTEXT, check_memory
 from kinfolk.transfer.pair import Pair
 from kinfolk.transfer.pieces import pieces_of
 
@@ -74,11 +74,11 @@ def served(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str
     """
     own = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     own = own if isinstance(own, int) and own > 0 else None
-    if context is not None and not 2 <= context <= (own or context):
+    if context is not None and not SHORTEST_CONTEXT <= context <= (own or context):
         raise KinfolkError(
             f"the model has a context of {own} tokens, not {context}" if own else f"{context} tokens are no context",
             where="--context",
-            fix=f"give 2 to {own}" if own else "give 2 or more",
+            fix=f"give {SHORTEST_CONTEXT} to {own}" if own else f"give {SHORTEST_CONTEXT} or more",
         )
     entries, rows = vocabulary_size(tokenizer), _rows(model)
     if entries > rows:
