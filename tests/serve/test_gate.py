@@ -201,3 +201,18 @@ def test_limits_that_are_none(limits: dict[str, Any]) -> None:
     with pytest.raises(KinfolkError) as caught:
         Limits(**limits)
     assert caught.value.where in limits
+
+
+def test_what_uvicorn_answers_itself_is_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/serve.md says so: these never reach the gate."""
+    monkeypatch.setattr("kinfolk.serve.server.MOST_CONNECTIONS", 1)
+    with running(ready(), key="right-key") as server:
+        broken = raw(server, "no http")
+        assert broken.status == 400 and broken.body == b"Invalid HTTP request received."
+        kept = server.connect()
+        kept.request("GET", "/health")
+        assert kept.getresponse().status == 200
+        beyond = server.send("/v1/models", method="GET")
+        assert beyond.status == 503 and beyond.body == b"Service Unavailable"
+        assert beyond.headers["content-type"].startswith("text/plain")
+        kept.close()

@@ -1,4 +1,8 @@
-"""Errors as OpenAI's API writes them: {"error": {"message", "type", "param", "code"}}."""
+"""Errors as OpenAI's API writes them: {"error": {"message", "type", "param", "code"}}.
+
+Two come from uvicorn and not from here, as plain text and past the gate: the 503 beyond its connections, and the 400
+for what is no HTTP.
+"""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +23,7 @@ class ErrorContent(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The body of every answer that is no success."""
+    """The body of every answer of the application that is no success."""
 
     error: ErrorContent
 

@@ -89,7 +89,7 @@ def server_of(app: FastAPI) -> uvicorn.Server:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
+            limit_concurrency=MOST_CONNECTIONS + 1,  # uvicorn refuses the one that reaches it
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
     )
