@@ -1,14 +1,19 @@
 """Requests beside each other: turns, refusals, failures, clients that leave, time limits, the end."""
 
+import gc
+import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
+import serving
 import torch
 from serving import (
     MESSAGES,
@@ -26,6 +31,7 @@ from serving import (
 )
 
 from kinfolk.serve.limits import Limits
+from kinfolk.serve.server import Address, listen
 
 CHAT: dict[str, Any] = {"model": NAME, "messages": MESSAGES, "temperature": 0, "max_tokens": 12}
 
@@ -92,12 +98,40 @@ def test_a_client_that_leaves_ends_its_generation() -> None:
 
 
 def ask_and_stay(server: Running, stream: bool) -> Any:
-    import json
-
     connection = server.connect()
     body = json.dumps({**CHAT, "max_tokens": 90, "stream": stream})
     connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
     return connection
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_stream_that_is_not_taken_in_ends_its_generation(monkeypatch: pytest.MonkeyPatch, leaves: bool) -> None:
+    """It stands at an event that is being sent, where it is not cancelled itself; nor is it left to the collector."""
+
+    def narrow(address: Address) -> socket.socket:
+        found = listen(address)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return found
+
+    monkeypatch.setattr(serving, "listen", narrow)
+    made = a_model()
+    made.register_forward_pre_hook(lambda *_: time.sleep(0.01))
+    asked = {**CHAT, "max_tokens": 60, "n": 16, "stream": True, "logprobs": True, "top_logprobs": 20}
+    body = json.dumps(asked).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with running(ready(made), Limits(send_seconds=60 if leaves else 0.5)) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", urlsplit(server.url).port))
+        gc.disable()
+        try:
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            if leaves:  # once the buffers are full
+                until(lambda: server.metric("kinfolk_generated_tokens_total") >= 60)
+                connection.close()
+            until(lambda: server.metric('kinfolk_generations_total{end="cancelled"}') == 1, 5)
+        finally:
+            gc.enable()
+        assert server.metric("kinfolk_generated_tokens_total") < 16 * 60
 
 
 def test_a_failure_is_one_request_s_own(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,12 +4,13 @@ Whenever nobody waits for an answer any more, its job is cancelled.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from kinfolk.serve.answers import LAST_EVENT, Answer, Form, server_sent, to_json
 from kinfolk.serve.engine import Done, Engine, Event, Failed, Job
@@ -53,8 +54,24 @@ async def answered(engine: Engine, work: Work, form: Form, http: Request) -> Res
 
 def streamed(engine: Engine, work: Work, form: Form, with_usage: bool) -> Response:
     """The answer as server-sent events."""
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_stream(engine, work, form, with_usage), headers=headers, media_type="text/event-stream")
+    return _EventStream(_stream(engine, work, form, with_usage))
+
+
+class _EventStream(StreamingResponse):
+    """Closes its events when it ends, however it does.
+
+    Where sending one fails, their generator stands at a yield and does not learn of it: the job would go on until the
+    generator is collected as garbage.
+    """
+
+    def __init__(self, events: AsyncGenerator[str]) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(events, headers=headers, media_type="text/event-stream")
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._events):
+            await super().__call__(scope, receive, send)
 
 
 async def _whole(engine: Engine, work: Work, form: Form) -> str:
@@ -69,7 +86,7 @@ async def _whole(engine: Engine, work: Work, form: Form) -> str:
     return to_json(form.whole(answers, usage))
 
 
-async def _stream(engine: Engine, work: Work, form: Form, with_usage: bool) -> AsyncIterator[str]:
+async def _stream(engine: Engine, work: Work, form: Form, with_usage: bool) -> AsyncGenerator[str]:
     opened = set()
     try:
         async with aclosing(_events(engine, work)) as events:
