@@ -114,6 +114,50 @@ def test_a_second_run_may_come_later(make_run: Maker, tmp_path: Path) -> None:
         assert "at least as good as its independent twin" in page and 'data-problem=""' in page
 
 
+def test_whatever_goes_wrong_the_page_stays_and_says_so(make_run: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [make_run(name) for name in ("one", "two", "three")]
+    wrong: dict[str, str] = {}
+    read, write = live.read_run, live.write_report
+
+    def read_or_fail(run: Path) -> Any:
+        if run.name in wrong:
+            raise RuntimeError(wrong[run.name])
+        return read(run)
+
+    def write_or_fail(given: Any, target: Path) -> Path:
+        if wrong and ("pages" in wrong or wrong.keys() & {run.name for run in given}):
+            raise RuntimeError(wrong.get("pages", "no such page"))
+        return write(given, target)
+
+    monkeypatch.setattr(live, "read_run", read_or_fail)
+    monkeypatch.setattr(live, "write_report", write_or_fail)
+    with serving(*runs) as server:
+        whole = ask(server, "/")[2]
+        assert 'data-problem=""' in whole and 'data-page="finished"' in whole
+        for changed, (faults, told) in enumerate(
+            [
+                ({"two": "a figure is missing"}, "two: a figure is missing"),
+                ({"two": "a figure is missing", "pages": "disk full"}, "two: a figure is missing; disk full"),
+                ({"pages": "disk full"}, "disk full"),
+            ]
+        ):
+            wrong.clear()
+            wrong.update(faults)
+            (runs[0] / f"changed{changed}.json").write_text("{}", "utf-8")
+            status, _, page = ask(server, "/update")
+            assert status == 200 and f'data-problem="{told}"' in page
+            assert "3 models built" in page
+
+
+def test_lines_that_no_build_has_written_do_not_begin_it_again(make_run: Maker) -> None:
+    run = make_run()
+    with open(run / "ledger.jsonl", "a", encoding="utf-8") as ledger:
+        ledger.write('{"event": 5}\n{"event": "stage_finished"}\n')
+    assert LiveReport([run]).finished()
+    (run / "ledger.jsonl").unlink()
+    assert not LiveReport([run]).finished()
+
+
 @pytest.mark.parametrize("path", ["/plan.json", "/../../etc/passwd", "/%2e%2e/x", "/?x", "/update/", "/report.html"])
 def test_nothing_but_the_page_is_served(make_run: Maker, path: str) -> None:
     with serving(make_run()) as server:

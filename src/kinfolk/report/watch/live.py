@@ -12,9 +12,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from kinfolk.build.ledger import is_over
+from kinfolk.build.ledger import Ledger
 from kinfolk.errors import KinfolkError, in_short
-from kinfolk.lines import parse_lines
 from kinfolk.report import embed
 from kinfolk.report.page import write_report
 from kinfolk.report.run import read_run
@@ -90,7 +89,10 @@ def _report(runs: Sequence[Path]) -> tuple[str | None, str]:
         problems = {run: _problem(run) for run in runs}
         ready = [run for run in runs if not problems[run]]
         told = "; ".join(f"{run.name}: {problem}" for run, problem in problems.items() if problem) or in_short(error)
-        return (_page(ready) if ready and len(ready) < len(runs) else None), told
+        if not ready or len(ready) == len(runs):
+            return None, told
+        page, more = _report(ready)
+        return page, "; ".join(part for part in (told, more) if part)
 
 
 def _page(runs: Sequence[Path]) -> str:
@@ -103,15 +105,16 @@ def _problem(run: Path) -> str:
         read_run(run)
     except KinfolkError as error:
         return error.problem
+    except Exception as error:
+        return in_short(error)
     return ""
 
 
 def _finished(ledger: Path) -> bool:
     try:
-        records = parse_lines(ledger.read_text("utf-8", errors="replace")).records
+        return Ledger(ledger).is_over()
     except OSError:
         return False
-    return is_over([str(record.get("event")) for _, record in records])
 
 
 def _files(runs: Sequence[Path]) -> Iterator[tuple[str, int, int]]:
