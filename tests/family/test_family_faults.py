@@ -183,6 +183,8 @@ def test_a_hidden_size_that_the_heads_do_not_divide(tmp_path: Path) -> None:
         ("name: a\n? [1, 2]\n: 3\n", ", line 2", "not YAML"),
         ("name: a\x01b\n", "", "not YAML"),
         ("members: 2020-13-45\n", "", "not YAML: month must be"),
+        ("members: !!bool maybe\n", "", "not YAML: a value is not what its tag says"),
+        ("members: !!timestamp now\n", "", "not YAML: a value is not what its tag says"),
         ("members: " + "[" * 1500 + "]" * 1500, "", "nested too deeply"),
         ("members: " + "{a: " * 3000 + "1" + "}" * 3000, "", "nested too deeply"),
         ("members: " + "9" * 5000, "", "not YAML"),

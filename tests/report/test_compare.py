@@ -197,6 +197,35 @@ def test_runs_that_differ_by_their_seed_are_one_family(make_run: Maker, tmp_path
     assert len(compared(one[0], again).sides) == 2
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x: 2001-13-01",
+        "x: !!bool maybe",
+        f"x: 1{5000 * '0'}",
+        f"x: 0x{5000 * 'f'}",
+        "recipe: {seed: [1]}",
+        "x: &a [*a]",
+        "2001-01-01: 1",
+    ],
+    ids=["date", "tag", "digits", "hexadecimal", "seeds", "alias", "key"],
+)
+def test_family_files_that_no_build_wrote_do_no_harm(make_run: Maker, tmp_path: Path, text: str) -> None:
+    runs = [make_run(name) for name in ("one", "two", "three")]
+    for run in runs:
+        (run / "family.yaml").write_text(text, "utf-8")
+    told = CliRunner().invoke(app, ["compare", *map(str, runs), "-o", str(tmp_path / "c.html"), "--json"])
+    assert told.exception is None and len(json.loads(told.stdout)["families"]) == 3
+
+
+@pytest.mark.parametrize("value", ["0", "0.0", "-1.5", "NaN", "1e999"])
+def test_bits_per_byte_that_cannot_be_are_refused(make_run: Maker, tmp_path: Path, value: str) -> None:
+    runs = [make_run("one"), make_run("two")]
+    rewrite_ledger(runs[0], r'"bits_per_byte": [\d.]+', f'"bits_per_byte": {value}')
+    told = CliRunner().invoke(app, ["compare", *map(str, runs), "-o", str(tmp_path / "c.html")])
+    assert isinstance(told.exception, KinfolkError) and "bits_per_byte" in str(told.exception)
+
+
 def test_fields_that_differ() -> None:
     one = {"members": [{"name": "a", "tokens": 5}], "recipe": {"betas": [0.9, 0.95]}, "strategy": "trunk"}
     two = {"members": [{"name": "b", "tokens": 5}, {"name": "a", "tokens": 6}], "recipe": {"betas": [0.9, 0.95]}}

@@ -43,8 +43,11 @@ def parse_mapping(text: str, origin: str, layout: str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text; raises YAMLError, ValueError (impossible dates and numbers) or RecursionError."""
-    return yaml.load(text, _Loader)
+    """The value of a YAML text; raises YAMLError, ValueError (impossible dates, numbers, tags) or RecursionError."""
+    try:
+        return yaml.load(text, _Loader)
+    except (KeyError, IndexError, AttributeError) as error:  # what PyYAML makes of `!!bool maybe` and the like
+        raise ValueError("a value is not what its tag says") from error
 
 
 class _DuplicateKeyError(yaml.MarkedYAMLError):

@@ -3,7 +3,7 @@
 import shlex
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from kinfolk.report.records import Flops, Forecast, Record, StageForecast
 
@@ -104,7 +104,7 @@ class StageDiverged(Record):
 class HeldOut(Record):
     loss: float
     perplexity: float
-    bits_per_byte: float
+    bits_per_byte: float = Field(gt=0, allow_inf_nan=False)
     bits_per_byte_low: float | None = None
     bits_per_byte_high: float | None = None
     tokens: float

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
 
 from kinfolk.report.compare.sides import Build, Side
 from kinfolk.report.events import HeldOut
@@ -22,7 +21,7 @@ class Entry:
         return [stage.member.held_out for _, stage in self.stages if stage.member]
 
     @property
-    def by_seed(self) -> dict[Any, float]:
+    def by_seed(self) -> dict[int | str | None, float]:
         """Bits per byte of every seed."""
         return {build.seed: stage.member.held_out.bits_per_byte for build, stage in self.stages if stage.member}
 

@@ -1,5 +1,6 @@
 """The families that are put side by side: runs, and runs that differ by their seed alone taken together."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
+from kinfolk.errors import KinfolkError
+from kinfolk.family.yaml_text import parse_mapping
 from kinfolk.report.answer import machines
 from kinfolk.report.compare.corpus import Corpus, corpus_of
 from kinfolk.report.records import Flops
@@ -23,14 +24,15 @@ class Build:
     folder: Path
     run: Run
     spec: dict[str, Any]
-    """The family file, parsed; empty if it is none."""
+    """The family file as JSON data, dates as text; empty if it is none."""
     corpus: Corpus | None
     """None where the run's data are not on disk."""
 
     @property
-    def seed(self) -> Any:
+    def seed(self) -> int | str | None:
         recipe = self.spec.get("recipe")
-        return recipe.get("seed") if isinstance(recipe, dict) else None
+        seed = recipe.get("seed") if isinstance(recipe, dict) else None
+        return seed if isinstance(seed, int | str) else None
 
     @property
     def cost(self) -> Flops:
@@ -63,7 +65,7 @@ class Side:
         return self.runs[0].plan.strategy
 
     @property
-    def seeds(self) -> tuple[Any, ...]:
+    def seeds(self) -> tuple[int | str | None, ...]:
         return tuple(build.seed for build in self.builds)
 
     @property
@@ -121,11 +123,15 @@ def sides_of(builds: Sequence[Build]) -> list[Side]:
 
 
 def _build(folder: Path, run: Run) -> Build:
+    return Build(folder, run, _spec(run.family_file), corpus_of(folder))
+
+
+def _spec(text: str) -> dict[str, Any]:
     try:
-        spec = yaml.safe_load(run.family_file)
-    except (yaml.YAMLError, RecursionError):
-        spec = {}
-    return Build(folder, run, spec if isinstance(spec, dict) else {}, corpus_of(folder))
+        found: dict[str, Any] = json.loads(json.dumps(parse_mapping(text, "family.yaml", ""), default=str))
+    except (KinfolkError, TypeError, ValueError, RecursionError):
+        return {}
+    return found
 
 
 def _one_family(group: Sequence[Build], build: Build) -> bool:
