@@ -1,5 +1,6 @@
 """Families side by side: what is matched, what is compared, what is told from chance, and what the page says."""
 
+import itertools
 import json
 import math
 import os
@@ -195,6 +196,34 @@ def test_runs_that_differ_by_their_seed_are_one_family(make_run: Maker, tmp_path
     again = tmp_path / "runs" / "again"
     shutil.copytree(one[0], again)
     assert len(compared(one[0], again).sides) == 2
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_level_members_count_for_no_family_in_any_order(make_run: Maker, order: tuple[int, ...]) -> None:
+    def shifted(letter: str, shifts: dict[str, float]) -> Any:
+        def edit(ledger: list[dict[str, Any]]) -> None:
+            for event in ledger:
+                if event["event"] == "member_finished":
+                    event["held_out"]["bits_per_byte"] += shifts.get(event["member"], 0.0)
+                    event["sha256"] = letter * 64
+
+        return edit
+
+    # Small is level in the first two; the first has the best medium, the second the best large.
+    runs = [
+        make_run("first", edit=shifted("a", {"medium": -0.2})),
+        make_run("second", edit=shifted("b", {"large": -0.2})),
+        make_run("third", edit=shifted("c", {"small": 0.1, "medium": 0.1})),
+    ]
+    said = headline(compared(*(runs[place] for place in order)))
+    assert "of 3 members" in said and "(in 1 several families share the lowest)" in said
+    assert "first in 1" in said and "second in 1" in said and "third" not in said
+    assert "all cost the same compute" in said
+
+
+def test_copies_of_one_run_have_no_best(make_run: Maker) -> None:
+    said = headline(compared(make_run("a"), make_run("b"), make_run("c")))
+    assert said.startswith("Several families share the lowest bits per byte in all of 3 members; all cost the same")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isclose
 from typing import Literal
 
 from kinfolk.report import numbers
@@ -105,36 +106,68 @@ def against_reference(comparison: Comparison) -> list[Against]:
 
 
 def headline(comparison: Comparison) -> str:
-    """The whole comparison in one or two sentences."""
+    """The whole comparison in one or two sentences. Its counts do not depend on the order of the families."""
     held = against_reference(comparison)
     reference = comparison.sides[0]
     if len(held) == 1:
         only = held[0]
         return f"Against {reference.name}, {only.sentence}"
-    cheapest = min(comparison.sides, key=lambda side: side.cost.six_nd)
-    cost = f"{cheapest.name} costs the least compute, {numbers.flops(cheapest.cost.six_nd)}"
+    least = min(side.cost.six_nd for side in comparison.sides)
+    cheapest = [side for side in comparison.sides if isclose(side.cost.six_nd, least, rel_tol=1e-9)]
+    cost = f"{_least_compute(cheapest, len(comparison.sides))}, {numbers.flops(least)}"
     if not any(each.differences for each in held):
         return f"Which family is best cannot be said yet; {cost}."
-    wins = _wins(comparison)
-    total = sum(wins.values())
-    if not total:
+    lowest = _lowest(comparison)
+    if not lowest:
         return f"No member can be compared in all families; {cost}."
-    best = [side for side in comparison.sides if wins[side.name] == max(wins.values())]
+    wins = [lowest.count([side]) for side in comparison.sides]
+    level = len(lowest) - sum(wins)
+    total = f"{len(lowest)} member{'' if len(lowest) == 1 else 's'}"
+    shared = f" (in {level} several families share the lowest)" if level else ""
+    best = [side for side, won in zip(comparison.sides, wins, strict=True) if won == max(wins)]
+    if not max(wins):
+        return f"Several families share the lowest bits per byte in all of {total}; {cost}."
     if len(best) > 1:
-        tied = ", ".join(f"{side.name} in {wins[side.name]}" for side in best)
-        return f"Lowest bits per byte of {total} members: {tied}; {cost}."
-    count = f"{best[0].name} has the lowest bits per byte in {wins[best[0].name]} of {total} members"
-    return f"{count}, and costs the least compute." if best[0] is cheapest else f"{count}; {cost}."
+        tied = ", ".join(f"{side.name} in {max(wins)}" for side in best)
+        return f"Lowest bits per byte of {total}: {tied}{shared}; {cost}."
+    count = f"{best[0].name} has the lowest bits per byte in {max(wins)} of {total}{shared}"
+    return f"{count}, and costs the least compute." if cheapest == best else f"{count}; {cost}."
 
 
-def _wins(comparison: Comparison) -> dict[str, int]:
-    """In how many members each family is lowest, of those that can be compared in all families."""
-    wins = {side.name: 0 for side in comparison.sides}
+def _lowest(comparison: Comparison) -> list[list[Side]]:
+    """For each member that can be compared in all families, those in which it is lowest: several if exactly level.
+
+    The smallest member of several strategies has the same weights, so that is no rare case.
+    """
+    found = []
     for row, differences in zip(comparison.rows, comparison.differences, strict=True):
         shifts = [0.0, *(difference.mean for difference in differences[1:] if difference)]
         if len(row.found) == len(comparison.sides) == len(shifts):
-            wins[comparison.sides[shifts.index(min(shifts))].name] += 1
-    return wins
+            found.append([side for side, shift in zip(comparison.sides, shifts, strict=True) if shift == min(shifts)])
+    return found
+
+
+def _least_compute(cheapest: Sequence[Side], families: int) -> str:
+    if len(cheapest) == families:
+        return "all cost the same compute"
+    verb = "costs" if len(cheapest) == 1 else "cost"
+    return f"{_and([side.name for side in cheapest])} {verb} the least compute"
+
+
+def _and(names: Sequence[str]) -> str:
+    """As in a sentence.
+
+    >>> _and(["a"]), _and(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _uncompared(comparison: Comparison) -> str:
+    """Why two members that are there have no difference, in a subordinate clause."""
+    if comparison.agreement.text == "in part":
+        return "only some of the documents that they hold out are the same, and they were not measured on these alone"
+    return "the two were measured on different held-out text"
 
 
 def comparable(comparison: Comparison) -> tuple[Literal["good", "hint", "bad"], str, str]:
