@@ -226,6 +226,31 @@ def test_copies_of_one_run_have_no_best(make_run: Maker) -> None:
     assert said.startswith("Several families share the lowest bits per byte in all of 3 members; all cost the same")
 
 
+def record_data(run: Path, tokenizer: str) -> None:
+    """What a run records of its data; other tokenizers make other tokens of the same text."""
+    names = ("train.bin", "held_out.bin", "held_out_documents.bin", "tokenizer/tokenizer.json")
+    manifest = {
+        "files": {name: {"sha256": f"{name} by {tokenizer}"} for name in names},
+        "parts": {part: {"documents": 5, "tokens": 70, "bytes": 900} for part in ("train", "held_out")},
+    }
+    (run / "data").mkdir()
+    (run / "data" / "data.json").write_text(json.dumps(manifest), "utf-8")
+
+
+@pytest.mark.parametrize("tokenizers", ["ab", "aa", ""])
+def test_nothing_is_said_of_text_before_a_member_is_measured(make_run: Maker, tmp_path: Path, tokenizers: str) -> None:
+    runs = [make_run(name, stop_at=(0, 50)) for name in ("one", "two")]
+    for run, tokenizer in zip(runs, tokenizers, strict=False):
+        record_data(run, tokenizer)
+    found = compared(*runs, pairs=True)
+    level, verdict, consequence = comparable(found)
+    assert level == "hint" and verdict == "No member has been measured yet."
+    assert ("shows once one is" in consequence) == (tokenizers != "aa")
+    page = page_of(found, tmp_path)
+    assert "different held-out text" not in page.text and "same held-out text" not in page.text
+    assert document(found)["comparable"]["held_out_text"] in ("unknown", "same", "same size")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -360,7 +385,10 @@ def test_other_tokenizer_and_partly_other_text(built: dict[str, Path]) -> None:
     difference = found.differences[1][1]
     assert difference and difference.documents == found.agreement.documents
     assert "compare bits per byte only" in " ".join(comparable(found))
-    assert compared(built["chain"], built["other"]).differences == ((None, None), (None, None))
+    unpaired = compared(built["chain"], built["other"])
+    assert unpaired.differences == ((None, None), (None, None)) and unpaired.not_paired == "--no-pairs was given"
+    assert "No member was measured on them alone" in comparable(unpaired)[2]
+    assert "not measured on these alone" in headline(unpaired) and "different held-out text" not in headline(unpaired)
 
 
 def rewrite_ledger(run: Path, what: str, by: str) -> None:
@@ -394,6 +422,35 @@ def test_weights_that_are_not_the_ledgers_are_reported(built: dict[str, Path], t
     assert compared(built["alone"], run, pairs=True).not_paired
     shutil.rmtree(run / "members")
     assert "is not on disk" in compared(built["alone"], run, pairs=True).not_paired
+
+
+@pytest.mark.parametrize("missing", ["small", "large"])
+def test_a_member_that_is_gone_keeps_no_other_from_being_paired(
+    built: dict[str, Path], tmp_path: Path, missing: str
+) -> None:
+    run = tmp_path / "gone"
+    shutil.copytree(built["chain"], run)
+    shutil.rmtree(run / "members" / missing)
+    reason = f"gone/members/{missing} is not on disk"
+    found = compared(built["alone"], run, pairs=True)
+    assert not found.not_paired
+    assert [(each.member, each.family, each.reason) for each in found.unpaired] == [(missing, "gone", reason)]
+    for row, (_, difference) in zip(found.rows, found.differences, strict=True):
+        assert difference and (difference.documents is None) == (row.name == missing)
+    page = page_of(found, tmp_path)
+    assert f"Not so {missing} of gone ({reason})" in page.text and "were not held against" not in page.text
+    assert "the 90 % interval of the difference over documents" in page.text
+    command = ["compare", str(built["alone"]), str(run), "-o", str(tmp_path / "c.html")]
+    told = " ".join(CliRunner().invoke(app, command).stdout.split())
+    assert f"not compared document by document: {missing} of gone ({reason})" in told
+    told = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)["comparable"]
+    assert told["not_paired"] is None
+    assert told["members_not_paired"] == [{"member": missing, "family": "gone", "reason": reason}]
+    # Where the text is shared in part, there is no figure of the ledgers to go by.
+    found = compared(built["other"], run, pairs=True)
+    assert found.agreement.text == "in part"
+    assert [bool(line[1]) for line in found.differences] == [row.name != missing for row in found.rows]
+    assert page_of(found, tmp_path).text.count("not comparable") == 1
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])

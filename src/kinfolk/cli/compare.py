@@ -98,6 +98,10 @@ def _print(found: "Comparison") -> None:
             console.print(f"{caution.level}: {caution.run + ': ' if caution.run else ''}{caution.text}", soft_wrap=True)
     if found.not_paired:
         console.print(f"not compared document by document: {found.not_paired}", soft_wrap=True)
+    else:
+        for member in found.unpaired:
+            text = f"not compared document by document: {member.member} of {member.family} ({member.reason})"
+            console.print(text, soft_wrap=True)
 
 
 def _print_members(found: "Comparison") -> None:

@@ -1,20 +1,24 @@
 """Families side by side, as data: what they are, whether they can be compared, and how far apart they are."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kinfolk.errors import KinfolkError
 from kinfolk.report.answer import answer
 from kinfolk.report.cautions import Caution, cautions
-from kinfolk.report.compare.corpus import Agreement, agreement
-from kinfolk.report.compare.differences import Difference, of_ledgers
+from kinfolk.report.compare.common import held_in_common
+from kinfolk.report.compare.corpus import Agreement
+from kinfolk.report.compare.differences import Difference
 from kinfolk.report.compare.members import Row, rows_of
+from kinfolk.report.compare.pairing import Unpaired, differences_of
 from kinfolk.report.compare.sides import Build, Side, read_builds, sides_of
 from kinfolk.report.compare.specs import FieldDifference, spec_differences
 from kinfolk.report.page import named_folders
 
-Progress = Callable[[str, int, int], None]
+if TYPE_CHECKING:
+    from kinfolk.evaluate.measure import Progress
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,9 @@ class Comparison:
     differences: tuple[tuple[Difference | None, ...], ...]
     """By row and family; None for the reference, for what is not there, and for what cannot be compared."""
     not_paired: str
-    """Why members were not held against each other document by document; empty where they were."""
+    """Why no member was held against another document by document; empty where one was, or there is none."""
+    unpaired: tuple[Unpaired, ...]
+    """The members for which that was tried, and could not be done."""
     specs: tuple[FieldDifference, ...]
     cautions: tuple[Caution, ...]
     known: int
@@ -43,7 +49,7 @@ class Comparison:
         return self.agreement.comparable and self.agreement.tokenizer is not False
 
 
-def compare(folders: Sequence[Path], pairs: bool, progress: Progress) -> Comparison:
+def compare(folders: Sequence[Path], pairs: bool, progress: "Progress") -> Comparison:
     """Read runs and hold them against the first; with `pairs` their members are measured document by document.
 
     KinfolkError for fewer than two runs, and for what is no run.
@@ -56,68 +62,19 @@ def compare(folders: Sequence[Path], pairs: bool, progress: Progress) -> Compari
     builds = read_builds(named)
     sides = sides_of(builds)
     rows = rows_of(sides)
-    found = agreement([build.corpus for build in builds], [_held_out_bytes(build) for build in builds])
-    found, differences, not_paired, deviations, known = _differences(builds, rows, found, pairs, progress)
+    common = held_in_common(builds, wanted=bool(rows))
+    found = differences_of(sides, rows, common, pairs, progress)
     return Comparison(
         sides=tuple(sides),
         rows=tuple(rows),
-        agreement=found,
-        differences=differences,
-        not_paired=not_paired,
+        agreement=common.agreement,
+        differences=found.table,
+        not_paired=found.not_paired,
+        unpaired=found.unpaired,
         specs=tuple(spec_differences([_shared_spec(side) for side in sides])),
-        cautions=tuple(_cautions(sides, rows, found, deviations)),
-        known=known,
+        cautions=tuple(_cautions(sides, rows, found.deviations)),
+        known=found.known,
     )
-
-
-Differences = tuple[tuple[Difference | None, ...], ...]
-
-
-def _differences(
-    builds: Sequence[Build], rows: Sequence[Row], found: Agreement, pairs: bool, progress: Progress
-) -> tuple[Agreement, Differences, str, list[str], int]:
-    """Paired where that is wanted and possible, of the ledgers where not."""
-    reason = "" if pairs else "--no-pairs was given"
-    measured = None
-    on_disk = all(build.corpus for build in builds)
-    if on_disk and rows and (pairs or found.text != "same"):
-        from kinfolk.report.compare.measure import Measurements, common_text
-
-        try:
-            common = common_text(builds, found)
-            found = common.agreement
-            if pairs and common.places:
-                measured = Measurements(common, progress)
-        except KinfolkError as error:
-            # Without the text, the ledgers' counts are all that there is to go by.
-            sizes = [_held_out_bytes(build) for build in builds]
-            found = replace(agreement([None], sizes), tokenizer=found.tokenizer)
-            reason = reason or error.problem
-    elif pairs and rows and not on_disk:
-        reason = "the data of a run are not on disk"
-    table: list[tuple[Difference | None, ...]] = []
-    for row in rows:
-        reference = row.entries[0]
-        line: list[Difference | None] = [None]
-        for other in row.entries[1:]:
-            difference = None
-            if reference and other and measured and not reason:
-                try:
-                    difference = measured.difference(reference, other)
-                except KinfolkError as error:
-                    reason = error.problem
-            if difference is None and reference and other and found.comparable:
-                difference = of_ledgers(reference, other)
-            line.append(difference)
-        table.append(tuple(line))
-    deviations = measured.deviations if measured else []
-    return found, tuple(table), reason, deviations, measured.known if measured else 0
-
-
-def _held_out_bytes(build: Build) -> float | None:
-    if build.run.members:
-        return build.run.members[0].held_out.bytes
-    return build.run.data.held_out_bytes if build.run.data else None
 
 
 def _shared_spec(side: Side) -> dict[str, object]:
@@ -128,7 +85,7 @@ def _shared_spec(side: Side) -> dict[str, object]:
     return spec
 
 
-def _cautions(sides: Sequence[Side], rows: Sequence[Row], found: Agreement, deviations: Sequence[str]) -> list[Caution]:
+def _cautions(sides: Sequence[Side], rows: Sequence[Row], deviations: Sequence[str]) -> list[Caution]:
     own: list[Caution] = [Caution("", "fault", text) for text in deviations]
     contexts = dict.fromkeys(run.plan.context_length for side in sides for run in side.runs)
     if len(contexts) > 1:

@@ -58,16 +58,15 @@ class Agreement:
         return self.text in ("same", "same text", "same size")
 
 
-def agreement(corpora: Sequence[Corpus | None], held_out_bytes: Sequence[float | None]) -> Agreement:
-    """What digests and counts say, before any text is read. `held_out_bytes` are the ledgers', None where not known.
+def by_digest(corpora: Sequence[Corpus]) -> Agreement:
+    """What the digests say, before any text is read: other tokens may still be of the same text."""
+    tokenizer = len({corpus.tokenizer for corpus in corpora}) == 1
+    same = tokenizer and len({corpus.held_out for corpus in corpora}) == 1
+    return Agreement("same" if same else "unknown", tokenizer)
 
-    `same size` is as far as one can say without the data; `different` may still be the same text in other tokens.
-    """
-    known = [corpus for corpus in corpora if corpus]
-    if len(known) == len(corpora):
-        tokenizer = len({corpus.tokenizer for corpus in known}) == 1
-        same = tokenizer and len({corpus.held_out for corpus in known}) == 1
-        return Agreement("same" if same else "different", tokenizer)
+
+def by_size(held_out_bytes: Sequence[float | None]) -> Agreement:
+    """What the ledgers' counts say, None for none: `same size` is as far as one can tell without the data."""
     sizes = set(held_out_bytes)
     if None in sizes:
         return Agreement("unknown", None)

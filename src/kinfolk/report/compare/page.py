@@ -40,6 +40,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
             "same_tokenizer": comparison.agreement.tokenizer,
             "common_documents": comparison.agreement.documents,
             "not_paired": comparison.not_paired or None,
+            "members_not_paired": [asdict(each) for each in comparison.unpaired],
         },
         "families": [
             {

@@ -21,8 +21,8 @@ class Against:
     reference: Side
     differences: tuple[Difference, ...]
     """Of the members that both have, small to large."""
-    uncompared: int
-    """Members that both have and that cannot be compared."""
+    uncompared: str
+    """Why members that both have cannot be compared; empty where all can be, or there are none."""
 
     def count(self, verdict: Verdict) -> int:
         return sum(difference.verdict == verdict for difference in self.differences)
@@ -57,7 +57,7 @@ class Against:
         """Whether its members are better, without the family's name."""
         total = len(self.differences)
         if not total and self.uncompared:
-            return "cannot be told better or worse, for the two were measured on different held-out text"
+            return f"cannot be told better or worse, for {self.uncompared}"
         if not total:
             return "has no finished member in common with it yet"
         if self.count("better") == total:
@@ -101,7 +101,8 @@ def against_reference(comparison: Comparison) -> list[Against]:
         shared = [row for row in range(len(comparison.rows)) if _shared(comparison, row, place)]
         known = [comparison.differences[row][place] for row in shared]
         differences = tuple(difference for difference in known if difference)
-        found.append(Against(side, comparison.sides[0], differences, len(known) - len(differences)))
+        reason = _uncompared(comparison) if len(differences) < len(known) else ""
+        found.append(Against(side, comparison.sides[0], differences, reason))
     return found
 
 
@@ -173,6 +174,10 @@ def _uncompared(comparison: Comparison) -> str:
 def comparable(comparison: Comparison) -> tuple[Literal["good", "hint", "bad"], str, str]:
     """Whether figures may be held against each other: how well, in a few words, and what follows."""
     found = comparison.agreement
+    if not comparison.rows:
+        text = {"same": "The runs hold out the same text.", "different": "The runs hold out different text."}
+        unknown = "Whether the runs hold out the same text shows once one is."
+        return "hint", "No member has been measured yet.", text.get(found.text, unknown)
     documents = f"{found.documents:,}" if found.documents is not None else ""
     tokenizers = {
         True: "The tokenizer is the same too, so losses per token can be compared as well.",
@@ -180,24 +185,28 @@ def comparable(comparison: Comparison) -> tuple[Literal["good", "hint", "bad"], 
         None: "Whether the tokenizers are the same is not known: compare bits per byte only.",
     }[found.tokenizer]
     if found.text in ("same", "same text"):
-        return "good", "All families were measured on the same held-out text.", tokenizers
+        return "good", "All runs were measured on the same held-out text.", tokenizers
     if found.text == "same size":
         return (
             "hint",
-            "All families were measured on held-out text of the same size.",
+            "All runs were measured on held-out text of the same size.",
             "Whether it is the same text cannot be checked, for the data of a run are not on disk.",
         )
     if found.text == "in part":
+        paired = any(difference for line in comparison.differences for difference in line)
+        given = (
+            "Differences are of these documents; the other" if paired else "No member was measured on them alone; the"
+        )
         return (
             "hint",
-            f"The families hold out different text, of which {documents} documents are the same.",
-            f"Differences are of these documents; the other figures are of each family's own text. {tokenizers}",
+            f"The runs hold out different text, of which {documents} documents are the same.",
+            f"{given} figures are of each run's own text. {tokenizers}",
         )
     if found.text == "unknown":
         return "hint", "No member has been measured in some of the runs.", "There is nothing to compare yet."
     return (
         "bad",
-        "The families were measured on different held-out text, so their losses cannot be compared.",
+        "The runs were measured on different held-out text, so their losses cannot be compared.",
         "Costs can. Build them from the same data, or measure all on one text: `kinfolk evaluate RUN RUN --text FILE`.",
     )
 
