@@ -226,6 +226,26 @@ def test_copies_of_one_run_have_no_best(make_run: Maker) -> None:
     assert said.startswith("Several families share the lowest bits per byte in all of 3 members; all cost the same")
 
 
+def test_seeds_of_one_family_are_shown_as_such(make_run: Maker, tmp_path: Path) -> None:
+    shifts = [0.01, -0.02, 0.04]
+    runs = [seeded(make_run, "chain-linear", seed, shift) for seed, shift in enumerate(shifts)]
+    found = compared(*runs, pairs=True)
+    assert [side.name for side in found.sides] == ["chain-linear"]
+    assert headline(found) == "All 3 runs are one family, chain-linear, with the seeds 0, 1 and 2."
+    assert headline(compared(*runs[:2])) == "Both runs are one family, chain-linear, with the seeds 0 and 1."
+    assert not found.not_paired and document(found)["against_first"] == []
+    page = page_of(found, tmp_path)
+    assert "One family, 3 seeds" in page.text and "families side by side" not in page.text
+    assert "against-caption" not in page.ids and "against" not in page.ids
+    assert not re.search("[Hh]eld against|Difference|the reference|Against the first", page.text)
+    base = finished(runs[0], "member_finished", "small")["held_out"]["bits_per_byte"] - shifts[0]
+    assert page.figures["small/chain-linear", "bits-per-byte"] == pytest.approx(base + np.mean(shifts))
+    assert "differ by their seed alone" in page.text
+    assert re.search(rf"± {np.std(shifts, ddof=1):.4f} ?, 3 seeds", page.text)
+    told = CliRunner().invoke(app, ["compare", *map(str, runs), "-o", str(tmp_path / "c.html")])
+    assert told.exit_code == 0 and "over seeds" in told.stdout and "difference" not in told.stdout
+
+
 def record_data(run: Path, tokenizer: str) -> None:
     """What a run records of its data; other tokenizers make other tokens of the same text."""
     names = ("train.bin", "held_out.bin", "held_out_documents.bin", "tokenizer/tokenizer.json")

@@ -108,6 +108,7 @@ def _print_members(found: "Comparison") -> None:
     from kinfolk.report import numbers
 
     several = any(len(side.builds) > 1 for side in found.sides)
+    alone = len(found.sides) == 1
     rows = []
     for row, differences in zip(found.rows, found.differences, strict=True):
         for side, entry, difference in zip(found.sides, row.entries, differences, strict=True):
@@ -120,16 +121,18 @@ def _print_members(found: "Comparison") -> None:
                     f"{entry.loss:.4f}" if found.per_token else "-",
                     f"{entry.bits_per_byte:.4f}",
                     f"± {entry.spread:.4f} over seeds" if entry.spread is not None else interval,
-                    *_difference(difference, several),
+                    *([] if alone else _difference(difference, several)),
                     str(numbers.flops(entry.flops.six_nd)),
                     str(numbers.flops(entry.flops.matmul)),
                     str(numbers.count(entry.tokens)),
                     str(numbers.seconds(entry.seconds)),
                 ]
             )
-    headings = ["member", "loss", "bits per byte", "90 % interval", "difference", "90 %, documents"]
-    headings += [*(["90 %, seeds"] if several else []), "", "6ND", "matmul", "tokens", "time"]
-    print_table("members, each with what its lineage cost", headings, rows, left=(0, 6 + several))
+    headings = ["member", "loss", "bits per byte", "90 % interval"]
+    against = ["difference", "90 %, documents", *(["90 %, seeds"] if several else []), ""]
+    headings += [*([] if alone else against), "6ND", "matmul", "tokens", "time"]
+    left = (0,) if alone else (0, 6 + several)
+    print_table("members, each with what its lineage cost", headings, rows, left=left)
 
 
 def _difference(difference: "Difference | None", several: bool) -> list[str]:

@@ -164,11 +164,13 @@ def _name(names: Sequence[str]) -> str:
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """The names without the words at the end that all of them share, unless nothing is left of one.
+    """The names without the words at the end that all of them share, unless nothing is left of one; one name as it is.
 
-    >>> _short(["chain-linear-seed0", "trunk-seed0"]), _short(["run", "a/run"])
-    (['chain-linear', 'trunk'], ['run', 'a/run'])
+    >>> _short(["chain-linear-seed0", "trunk-seed0"]), _short(["run", "a/run"]), _short(["chain-linear"])
+    (['chain-linear', 'trunk'], ['run', 'a/run'], ['chain-linear'])
     """
+    if len(names) == 1:
+        return list(names)
     words = [re.split(r"([-_ ])", name) for name in names]
     shared = 0
     while all(len(each) > shared + 2 for each in words) and len({tuple(each[-shared - 2 :]) for each in words}) == 1:

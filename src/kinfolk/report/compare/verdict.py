@@ -110,6 +110,10 @@ def headline(comparison: Comparison) -> str:
     """The whole comparison in one or two sentences. Its counts do not depend on the order of the families."""
     held = against_reference(comparison)
     reference = comparison.sides[0]
+    if not held:
+        seeds = _and([str(seed) for seed in reference.seeds])
+        runs = "Both" if len(reference.builds) == 2 else f"All {len(reference.builds)}"
+        return f"{runs} runs are one family, {reference.name}, with the seeds {seeds}."
     if len(held) == 1:
         only = held[0]
         return f"Against {reference.name}, {only.sentence}"
