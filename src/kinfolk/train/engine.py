@@ -95,14 +95,13 @@ class Engine:
         """
         torch.set_num_threads(1 if self.device.type == "cpu" and shape.hidden_size < 256 else self.threads)
 
-    def use_attention(self, model: PreTrainedModel, shape: Shape, precision: Precision, context_length: int) -> None:
+    def use_attention(self, model: PreTrainedModel, precision: Precision, context_length: int) -> None:
         """Have attention computed by plain matrix products where these are faster than torch's fused kernel.
 
-        In bfloat16 on a CPU they are up to a context of 8 times the head size, and 256 (benchmarks/attention.py,
-        docs/results.md, section 10); in float32 they are not. A rule and not a measurement, as for threads.
+        In bfloat16 on a CPU they are, up to 128 tokens of context; in float32 they are not (docs/results.md, section
+        10). A rule and not a measurement, as for threads.
         """
-        are_faster = context_length <= min(256, 8 * shape.head_dim)
-        if are_faster and self.device.type == "cpu" and precision == "bfloat16":
+        if self.device.type == "cpu" and precision == "bfloat16" and context_length <= 128:
             model.set_attn_implementation("eager")
 
     def place(self, model: nn.Module) -> None:
