@@ -130,7 +130,7 @@ def test_a_signal_saves_and_the_build_goes_on(
 
 
 @pytest.mark.parametrize(
-    "target", ["kinfolk.build.growth_state:write_tensors", "transformers:LlamaForCausalLM.save_pretrained"]
+    "target", ["kinfolk.build.growth_state:write_tensors", "kinfolk.growth.safetensors_writer:WeightsWriter.close"]
 )
 def test_a_signal_outside_training_stops_at_once(uninterrupted: Uninterrupted, tmp_path: Path, target: str) -> None:
     loaded, folder = family(uninterrupted[0]), tmp_path / "run"

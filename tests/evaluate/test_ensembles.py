@@ -47,7 +47,8 @@ def test_flops_are_those_of_the_plan():
         tie_word_embeddings=False,
     )
     config = Qwen3Config(**shape.model_dump(), vocab_size=1000, max_position_embeddings=64)
-    assert flops_per_token(config, 48) == matmul_flops_per_token(shape, 1000, 48) / 3
+    # transformers 5.17 makes the angles of the rotary embedding by a product too, of 16 FLOPs a token here.
+    assert flops_per_token(config, 48) - matmul_flops_per_token(shape, 1000, 48) / 3 in (0, 16)
 
 
 def test_the_best_that_can_be_afforded():

@@ -1,6 +1,7 @@
 """Model cards: valid for the hub, and with the very figures of the ledger."""
 
 import hashlib
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -169,6 +170,8 @@ def test_the_hubs_own_validation(finished: Path, monkeypatch: pytest.MonkeyPatch
     """ModelCard.validate asks the hub, which here is the stub."""
     import huggingface_hub.repocard
 
+    if "https://huggingface.co/api" in inspect.getsource(ModelCard.validate):
+        pytest.skip("this huggingface_hub asks huggingface.co, whatever the endpoint")
     text = (finished / "members" / "small" / "README.md").read_text()
     with running_hub() as hub:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)

@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 
 from kinfolk.cli.app import app
 from kinfolk.errors import KinfolkError
-from kinfolk.evaluate.load import load_checkpoint
+from kinfolk.evaluate.load import load_checkpoint, separator_of
 from kinfolk.evaluate.measure import measure
 from kinfolk.evaluate.text import Text
 from kinfolk.export import gguf
@@ -100,7 +100,9 @@ def test_a_gguf_is_read_back_by_transformers(tmp_path: Path, kind: str) -> None:
         ours = byte_tokenizer(8)
         assert tokenizer(TEXT)["input_ids"] == ours(TEXT)["input_ids"]
         assert tokenizer.decode(tokenizer(TEXT)["input_ids"]) == TEXT
-        assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (ours.bos_token_id, ours.eos_token_id)
+        # transformers 5.17 takes no BOS of these tokenizers from a GGUF; what begins documents is found all the same.
+        assert separator_of(model, tokenizer) == ours.bos_token_id
+        assert tokenizer.eos_token_id == ours.eos_token_id
         assert tokenizer("<|endoftext|>")["input_ids"] == [0]
     assert errors[0] == 0  # to the last bit
     assert 0 < errors[1] < 0.05 and errors[1] < errors[2] < 1 and errors[2] < errors[3]
