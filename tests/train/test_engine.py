@@ -44,19 +44,22 @@ def test_small_models_use_one_thread_and_large_ones_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "context", "chosen"),
+    ("device", "precision", "head_size", "context", "chosen"),
     [
-        ("cpu", "bfloat16", 128, "eager"),
-        ("cpu", "bfloat16", 129, "sdpa"),
-        ("cpu", "float32", 16, "sdpa"),
-        ("cuda", "bfloat16", 16, "sdpa"),
+        ("cpu", "bfloat16", 16, 128, "eager"),
+        ("cpu", "bfloat16", 16, 129, "sdpa"),
+        ("cpu", "bfloat16", 32, 256, "eager"),
+        ("cpu", "bfloat16", 32, 257, "sdpa"),
+        ("cpu", "float32", 32, 16, "sdpa"),
+        ("cuda", "bfloat16", 32, 16, "sdpa"),
     ],
 )
 def test_attention_by_plain_products_where_these_are_faster(
-    device: str, precision: Precision, context: int, chosen: str
+    device: str, precision: Precision, head_size: int, context: int, chosen: str
 ) -> None:
-    model = new_model(config_for(WIDE, Model(), 301), seed=0)
-    Engine(torch.device(device)).use_attention(model, precision, context)
+    shape = WIDE.model_copy(update={"head_dim": head_size})
+    model = new_model(config_for(shape, Model(), 301), seed=0)
+    Engine(torch.device(device)).use_attention(model, shape, precision, context)
     assert model.config._attn_implementation == chosen
 
 
@@ -65,7 +68,7 @@ def test_either_way_of_attention_is_the_same_but_for_rounding() -> None:
     losses, gradients = [], []
     for context in (64, 512):
         model = new_model(config_for(WIDE, Model(), 301), seed=0)
-        alone().use_attention(model, "bfloat16", context)
+        alone().use_attention(model, WIDE, "bfloat16", context)
         objective = TokenLoss(model, torch.bfloat16)
         with alone().autocast("bfloat16"):
             loss = objective(tokens).minimised

@@ -95,13 +95,14 @@ class Engine:
         """
         torch.set_num_threads(1 if self.device.type == "cpu" and shape.hidden_size < 256 else self.threads)
 
-    def use_attention(self, model: PreTrainedModel, precision: Precision, context_length: int) -> None:
+    def use_attention(self, model: PreTrainedModel, shape: Shape, precision: Precision, context_length: int) -> None:
         """Have attention computed by plain matrix products where these are faster than torch's fused kernel.
 
-        In bfloat16 on a CPU they are, up to 128 tokens of context; in float32 they are not (docs/results.md, section
-        10). A rule and not a measurement, as for threads.
+        In bfloat16 on a CPU they are, up to 128 tokens of context, and 256 for heads of 32 and hidden sizes of 128 or
+        more; in float32 they are not (docs/results.md, section 10). A rule and not a measurement, as for threads.
         """
-        if self.device.type == "cpu" and precision == "bfloat16" and context_length <= 128:
+        longest = 256 if shape.head_dim >= 32 and shape.hidden_size >= 128 else 128
+        if self.device.type == "cpu" and precision == "bfloat16" and context_length <= longest:
             model.set_attn_implementation("eager")
 
     def place(self, model: nn.Module) -> None:

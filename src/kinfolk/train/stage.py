@@ -71,7 +71,7 @@ def train_stage(
     """
     assert stage.shape is not None
     engine.use_threads(stage.shape)
-    engine.use_attention(model, precision, context_length)
+    engine.use_attention(model, stage.shape, precision, context_length)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     objective = stage_loss(model, stage.objective, dtype, recipe.z_loss)
     with memory_for("the weights", stage.name, weights_fix(engine)):
