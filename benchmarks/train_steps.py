@@ -54,8 +54,12 @@ def our_step(size: str, work: Path) -> Callable[[], None]:
     from kinfolk.train.objective import TokenLoss
     from kinfolk.train.optimizer import make_optimizer
 
-    objective = TokenLoss(new_model(size, work), torch.bfloat16).train()
-    optimizer = make_optimizer(objective.model, read_family(work, size).family.recipe.optimizer)
+    family, model = read_family(work, size).family, new_model(size, work)
+    shape = family.members[0].shape
+    assert shape is not None
+    alone().use_attention(model, shape, "bfloat16", CONTEXT)
+    objective = TokenLoss(model, torch.bfloat16).train()
+    optimizer = make_optimizer(model, family.recipe.optimizer)
     rows = sequences(work)[:SEQUENCES_PER_STEP]
 
     def step() -> None:
