@@ -2,7 +2,7 @@
 
     pip install accelerate                            what the HF Trainer needs beside this project's packages
     python benchmarks/train.py [--rounds 3]           tokens per second of kinfolk, the HF Trainer and a bare loop
-    python benchmarks/train.py turns [--rounds 3]     whole trainings of kinfolk and a bare loop, step by step in turn
+    python benchmarks/train.py turns [--rounds 3]     the same whole trainings, step by step in turn in one process
     python benchmarks/train.py steps                  kinfolk's step and a bare loop's, in turn in one process
     python benchmarks/train.py parts                  the data pipeline and the tokenizer alone
     python benchmarks/train.py starts                 seconds to the first step of a stage that is new, grown, resumed

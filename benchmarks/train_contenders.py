@@ -4,7 +4,7 @@ Each says when its first step was done, when all was, and its last loss.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +66,21 @@ def time_spent_in(module: Any, name: str) -> list[float]:
 
 
 def by_trainer(size: str, work: Path) -> dict[str, float]:
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    moments: list[float] = []
+    loss = trainer_training(size, work, lambda: moments.append(time.time()))
+    return {"first_step_at": moments[0], "ended": time.time(), "loss": loss}
+
+
+def trainer_training(size: str, work: Path, on_step: Callable[[], None]) -> float:
+    """The HF Trainer's; calls `on_step` after every step, before the checkpoint behind it. Returns the last loss."""
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     steps = steps_of(size)
     rows = sequences(work)[:, :CONTEXT]
-    moments: list[float] = []
 
     class Watching(TrainerCallback):
         def on_step_end(self, *arguments: Any, **named: Any) -> None:
-            moments.append(time.time())
+            on_step()
 
     trainer = Trainer(
         model=new_model(size, work),
@@ -101,9 +107,9 @@ def by_trainer(size: str, work: Path) -> dict[str, float]:
         train_dataset=[{"input_ids": row, "labels": row} for row in rows[: steps * SEQUENCES_PER_STEP]],
         callbacks=[Watching()],
     )
+    trainer.remove_callback(PrinterCallback)  # its lines would stand between those of the table
     trainer.train()
-    losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
-    return {"first_step_at": moments[0], "ended": time.time(), "loss": losses[-1]}
+    return float([record["loss"] for record in trainer.state.log_history if "loss" in record][-1])
 
 
 def by_bare_loop(size: str, work: Path) -> dict[str, float]:

@@ -98,13 +98,15 @@ class RecordingView:
 
     def __init__(self, on_step: Callable[[int], None] = lambda count: None) -> None:
         self.said: list[str] = []
+        self.prepared_for: set[str] = set()
         self.started: list[tuple[str, int]] = []
         self.steps = 0
         self._on_step = on_step
 
     def planned(self, name: str, stages: Any) -> None: ...
 
-    def prepared(self, what: str, done: int, total: int | None) -> None: ...
+    def prepared(self, what: str, done: int, total: int | None) -> None:
+        self.prepared_for.add(what)
 
     def stage_started(self, name: str, steps: int, first_step: int) -> None:
         self.started.append((name, first_step))

@@ -7,13 +7,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
+
+from kinfolk.cores import usable_cores
 
 UNFINISHED = ".unfinished"
 """Suffix of files and folders that are still being written; whatever carries it may be deleted at any time."""
+
+_CHUNK = 1 << 20
+"""Bytes that are read and hashed at once."""
+
+_SECONDS_OF_SILENCE = 1.0
 
 
 def write_text(path: Path, text: str) -> None:
@@ -81,5 +90,41 @@ def _flush(path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
+    return _sha256(path, lambda _: None)
+
+
+def sha256_each(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[str]:
+    """`sha256` of several files, one on each core at a time.
+
+    `progress` is told every second how many bytes are read, and of how many. What it raises stops the work.
+    """
+    total = sum(path.stat().st_size for path in paths)
+    read = [0] * len(paths)
+    stopped = Event()
+
+    def hashed(number: int) -> str:
+        def count(size: int) -> None:
+            read[number] += size
+            if stopped.is_set():
+                raise CancelledError
+
+        return _sha256(paths[number], count)
+
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        waiting = [threads.submit(hashed, number) for number in range(len(paths))]
+        try:
+            while wait(waiting, timeout=_SECONDS_OF_SILENCE).not_done:
+                if progress is not None:
+                    progress(sum(read), total)
+            return [each.result() for each in waiting]
+        finally:
+            stopped.set()
+
+
+def _sha256(path: Path, count: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            count(len(chunk))
+    return digest.hexdigest()

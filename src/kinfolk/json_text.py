@@ -3,13 +3,24 @@
 import json
 from typing import Any
 
+_MOST_DIGITS = 300
+"""Of an integer that a float holds; the largest float has 309."""
+
 
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text; ValueError for whatever is none, also where it is nested too deeply to be read.
 
-    Python's own reader tells of depth by RecursionError, which who expects broken JSON does not expect.
+    Python's own reader tells of depth by RecursionError, and arithmetic with integers of hundreds of digits by
+    OverflowError, which who expects broken JSON does not expect: such an integer is infinite here, as 1e999 is.
+
+    >>> parse_json("[7, -7, 1e999, 1" + 400 * "0" + "]")
+    [7, -7, inf, inf]
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_integer)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)

@@ -23,7 +23,7 @@ from kinfolk.train.interruption import Interruption
 from kinfolk.train.model import empty_model
 from kinfolk.train.optimizer import make_optimizer
 from kinfolk.train.saving import save
-from kinfolk.train.stage import train_stage
+from kinfolk.train.stage import Method, train_stage
 
 
 @pytest.fixture(scope="module")
@@ -154,10 +154,8 @@ def test_a_fork_goes_on_from_one_trunk(run: Run, tmp_path: Path) -> None:
         save(there.checkpoints(stage.name), state, position, alone())
         model = empty_model(origin.stage_config(stage, run.family, run.store))
         folder = there.stages / stage.name
-        recipe = run.family.recipe
-        train_stage(
-            stage, model, run.store, recipe, CONTEXT, "float32", alone(), folder, RecordingView(), Interruption()
-        )
+        method = Method(run.family.recipe, CONTEXT, "float32")
+        train_stage(stage, model, run.store, method, folder, alone(), RecordingView(), Interruption())
     trunk = last_state(there, plan.stage("trunk"))
     for branch in ("left", "right"):
         assert states[branch].keys() == trunk.keys()

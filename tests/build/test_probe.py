@@ -66,7 +66,8 @@ def test_what_cannot_be_probed(finished: Path, tmp_path: Path) -> None:
     fields = json.loads((baseless / "config.json").read_text())
     rope = {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}
     (baseless / "config.json").write_text(json.dumps(fields | {"model_type": "qwen3", "rope_parameters": rope}))
-    with pytest.raises(KinfolkError, match="rope_theta"):
+    # transformers 5.17 already takes the config for a fault, later ones do not
+    with pytest.raises(KinfolkError, match=r"rope_theta|config\.json: cannot be used"):
         probe_growth(family(tmp_path), baseless, {"intermediate_size": 64}, 4, tmp_path / "probe", RecordingView())
     assert not (tmp_path / "probe").exists()
 

@@ -2,10 +2,13 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from micro import RecordingView, exit_code, family, in_child, leftovers, members_of, start_child
 
+from kinfolk.build import build as building
 from kinfolk.build.build import build
 from kinfolk.build.ledger import Ledger
 from kinfolk.build.locks import only_build_in
@@ -47,6 +50,33 @@ def test_independent_members_are_trained_alone(finished: Path, tmp_path: Path) -
     assert members_of(tmp_path / "run").keys() == members_of(finished).keys()
     kl = ledger.events("member_finished")[1]["kl_from_previous"]
     assert kl["previous"] == "small"
+
+
+@pytest.mark.parametrize("gone", ["everything", "a member"])
+def test_threads_follow_from_shapes_alone_and_are_left_as_they_were(
+    finished: Path, tmp_path: Path, gone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums depend on their number: a member that is finished by a later call must be measured with the same."""
+    run, found = tmp_path / "run", []
+    if gone == "a member":
+        shutil.copytree(finished, run)
+        shutil.rmtree(run / "members" / "large")
+    real = building.finish_member
+
+    def watched(*arguments: Any) -> None:
+        found.append(torch.get_num_threads())
+        real(*arguments)
+
+    monkeypatch.setattr(building, "finish_member", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        build(family(finished.parent), run, RecordingView())
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert found == [1] * len(found) and len(found) == (2 if gone == "everything" else 1)
+    assert members_of(run) == members_of(finished)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from micro import RecordingView, check_whole, family, members_of
 
+from kinfolk import files
 from kinfolk.build.build import build
 from kinfolk.build.ledger import Ledger
 from kinfolk.errors import KinfolkError
@@ -97,6 +98,21 @@ def test_the_checkpoint_before_a_damaged_one_is_used(
     assert aside.is_dir()
     shutil.rmtree(aside)
     check_whole(run, uninterrupted[1])
+
+
+def test_looking_through_what_is_saved_shows_how_far_it_is(
+    uninterrupted: Uninterrupted, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = files.sha256_each
+
+    def slow(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[str]:
+        if progress is not None:
+            progress(1, 2)
+        return real(paths)
+
+    monkeypatch.setattr(files, "sha256_each", slow)
+    view = go_on(uninterrupted, run)
+    assert {"reading what is saved of small", "reading what is saved of large"} <= view.prepared_for
 
 
 def test_where_no_checkpoint_is_whole_the_stage_begins_anew(uninterrupted: Uninterrupted, run: Path) -> None:

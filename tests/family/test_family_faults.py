@@ -189,7 +189,7 @@ def test_a_hidden_size_that_the_heads_do_not_divide(tmp_path: Path) -> None:
         ("members: " + "{a: " * 3000 + "1" + "}" * 3000, "", "nested too deeply"),
         ("members: " + "9" * 5000, "", "not YAML"),
         ("name: 0x" + "f" * 5000, ": name", "not a number of thousands of digits"),
-        ("name: x\nmembers: &m [*m]\n", ": members[0]", "a mapping of fields is wanted"),
+        ("name: x\nmembers: &m [*m]\n", ", line 1", "more than 1,000,000 values, or no end"),
         (b"name: caf\xe9\n", "", "byte 9 is not UTF-8"),
         ("name: x\n".encode("utf-16"), "", "is not UTF-8"),
     ],
@@ -201,13 +201,23 @@ def test_a_file_that_is_no_family(text: str | bytes, place: str, problem: str, t
     assert error.fix
 
 
-@pytest.mark.parametrize("levels", [5, 40])
-def test_alias_bombs_stay_small(levels: int, tmp_path: Path) -> None:
-    lists = "".join(f"b{i + 1}: &b{i + 1} [{', '.join([f'*b{i}'] * 9)}]\n" for i in range(levels))
+def floods(levels: int) -> list[str]:
+    """Texts of a few lines that aliases multiply by nine with every level: of lists, of merged mappings, in a field."""
+    lists = "b0: &b0 [x]\n" + "".join(f"b{i + 1}: &b{i + 1} [{', '.join([f'*b{i}'] * 9)}]\n" for i in range(levels))
     merges = "".join(f"m{i + 1}: &m{i + 1} {{<<: [{', '.join([f'*m{i}'] * 9)}]}}\n" for i in range(levels))
-    assert "unknown field" in fault_of("b0: &b0 [x]\n" + lists, tmp_path).problem
-    assert "unknown field" in fault_of("m0: &m0 {k: 1}\n" + merges, tmp_path).problem
-    assert "not a list" in fault_of("b0: &b0 [x]\n" + lists + f"name: *b{levels}\n", tmp_path).problem
+    return [lists, "m0: &m0 {k: 1}\n" + merges, lists + f"name: *b{levels}\n"]
+
+
+def test_aliases_of_aliases_are_read(tmp_path: Path) -> None:
+    problems = [fault_of(text, tmp_path).problem for text in floods(4)]
+    assert ["unknown field" in problems[0], "unknown field" in problems[1], "not a list" in problems[2]] == [True] * 3
+
+
+@pytest.mark.parametrize("levels", [6, 40])
+def test_floods_of_aliases_are_refused_before_they_run(levels: int, tmp_path: Path) -> None:
+    for text in floods(levels):
+        error = fault_of(text, tmp_path)
+        assert "more than 1,000,000 values" in error.problem and str(error.where).endswith("family.yaml, line 1")
 
 
 def test_shapes_can_be_shared_by_anchor_and_merge(tmp_path: Path) -> None:

@@ -227,6 +227,14 @@ def damage_header(folder: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"data_offsets":[0,', b'"data_offsets":[8,', 1))
 
 
+def endless_shape(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = content[8:end].replace(b'"shape":[', b'"shape":[1e999,', 1)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
+
+
 def pickle_only(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -317,6 +325,7 @@ def not_finite(folder: Path) -> None:
         (no_safetensors, "is no safetensors file"),
         (empty, "is no safetensors file"),
         (damage_header, "header is damaged"),
+        (endless_shape, "header is damaged"),
         (pickle_only, "pickle"),
         (lose_a_tensor, "layer 1 lacks the tensor mlp.up_proj.weight"),
         (lose_the_head, "lacks the tensor lm_head.weight"),

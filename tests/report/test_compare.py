@@ -280,9 +280,10 @@ def test_nothing_is_said_of_text_before_a_member_is_measured(make_run: Maker, tm
         f"x: 0x{5000 * 'f'}",
         "recipe: {seed: [1]}",
         "x: &a [*a]",
+        "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(40)),
         "2001-01-01: 1",
     ],
-    ids=["date", "tag", "digits", "hexadecimal", "seeds", "alias", "key"],
+    ids=["date", "tag", "digits", "hexadecimal", "seeds", "alias", "flood", "key"],
 )
 def test_family_files_that_no_build_wrote_do_no_harm(make_run: Maker, tmp_path: Path, text: str) -> None:
     runs = [make_run(name) for name in ("one", "two", "three")]
@@ -298,6 +299,21 @@ def test_bits_per_byte_that_cannot_be_are_refused(make_run: Maker, tmp_path: Pat
     rewrite_ledger(runs[0], r'"bits_per_byte": [\d.]+', f'"bits_per_byte": {value}')
     told = CliRunner().invoke(app, ["compare", *map(str, runs), "-o", str(tmp_path / "c.html")])
     assert isinstance(told.exception, KinfolkError) and "bits_per_byte" in str(told.exception)
+
+
+@pytest.mark.parametrize(
+    ("file", "field"), [("plan.json", "total"), ("plan.json", "independent"), ("ledger.jsonl", "flops")]
+)
+@pytest.mark.parametrize("value", ["0", "-1e15", "NaN"])
+def test_compute_that_cannot_be_is_refused(make_run: Maker, tmp_path: Path, file: str, field: str, value: str) -> None:
+    runs = [make_run("one"), make_run("two")]
+    text = (runs[0] / file).read_text("utf-8")
+    changed = re.sub(rf'("{field}": {{\s*"six_nd": )[-+.\de]+', rf"\g<1>{value}", text)
+    assert changed != text
+    (runs[0] / file).write_text(changed, "utf-8")
+    told = CliRunner().invoke(app, ["compare", *map(str, runs), "-o", str(tmp_path / "c.html")])
+    assert isinstance(told.exception, KinfolkError), told.output
+    assert "six_nd" in str(told.exception) and not (tmp_path / "c.html").exists()
 
 
 def test_fields_that_differ() -> None:

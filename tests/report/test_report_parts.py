@@ -2,13 +2,16 @@
 
 import doctest
 import json
+import math
 from pathlib import Path
 
 import pytest
 from synthetic_run import Maker, make_plan
 
+from kinfolk.errors import KinfolkError
 from kinfolk.report import curves, numbers
 from kinfolk.report.figures import stage_colours
+from kinfolk.report.metrics import finite
 from kinfolk.report.run import read_run
 from kinfolk.report.tree import tree
 
@@ -79,3 +82,22 @@ def test_build_started_again_after_its_end_is_not_complete(make_run: Maker, tmp_
         )
     again = read_run(run)
     assert not again.complete and again.builds[-1].command == "kinfolk build 'a b'"
+
+
+@pytest.mark.parametrize("command", ["[-1]", "[[]]", "7", "null"])
+def test_a_command_that_is_none_is_refused(make_run: Maker, command: str) -> None:
+    run = make_run()
+    with open(run / "ledger.jsonl", "a", encoding="utf-8") as ledger:
+        ledger.write(f'{{"event": "build_started", "time": 1.8e9, "command": {command}}}\n')
+    with pytest.raises(KinfolkError, match="command"):
+        read_run(run)
+
+
+@pytest.mark.parametrize("number", ["1" + 400 * "0", "-1" + 400 * "0", "1e999", "1" + 5000 * "0"])
+def test_losses_that_no_float_holds_are_counted_and_not_drawn(make_run: Maker, number: str) -> None:
+    run = make_run()
+    with open(run / "stages" / "small" / "metrics.jsonl", "a", encoding="utf-8") as metrics:
+        metrics.write(f'{{"step": 1, "loss": {number}}}\n')
+    found = read_run(run).by_name["small"].metrics
+    assert found.not_finite == 1 and math.isinf(found.train[0][1])
+    assert finite(found.train) == found.train[1:]

@@ -173,10 +173,16 @@ def trained(engine: Engine) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_checkpoint_in_the_background_holds_what_was_there_when_it_began(tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "layout"),
+    [(1, Layout()), (2, Layout()), (4, Layout(replicas=2)), (2, Layout(tensor_parallel=2)), (4, Layout(1, 2))],
+    ids=["one", "shards", "replicas", "tensor parallel", "shards of tensor parallel"],
+)
+def test_a_checkpoint_in_the_background_holds_what_was_there_when_it_began(
+    tmp_path: Path, count: int, layout: Layout
+) -> None:
     def work() -> None:
-        with start_engine() as engine:
+        with start_engine(layout) as engine:
             tensors = trained(engine)
             plain = save(tmp_path / "plain", tensors, Position(1, 4), engine)
             saving = begin_save(tmp_path / "background", tensors, Position(1, 4), engine, in_background=True)

@@ -38,6 +38,13 @@ def test_a_damaged_end_is_dropped(tmp_path: Path, damage: bytes) -> None:
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 2]
 
 
+@pytest.mark.parametrize("step", ["1" + 400 * "0", "-1" + 400 * "0", "1e999", "null", '"7"'])
+def test_records_of_no_step_are_passed_over(tmp_path: Path, step: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "loss": 3.0}}\n{{"step": {step}, "loss": 2.5}}\n')
+    assert read_metrics(path) == [{"step": 1, "loss": 3.0}]
+
+
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     with Monitor(tmp_path, 0, RecordingView()) as monitor, pytest.raises(ValueError, match="finite"):
         monitor.record({"step": 1, "loss": float("nan")})

@@ -26,7 +26,7 @@ from kinfolk.train.model import empty_model, new_model, parameters_of
 from kinfolk.train.monitor import read_metrics
 from kinfolk.train.rate import learning_rate
 from kinfolk.train.saving import save
-from kinfolk.train.stage import Trained, held_out_sample, rows_of_rank, train_stage
+from kinfolk.train.stage import Method, Trained, held_out_sample, rows_of_rank, train_stage
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,8 @@ def train(
     recipe = spec[0].recipe.model_copy(update=changes)
     model = empty_model(stage_config(stage, *spec))
     watch = interruption or Interruption()
-    return train_stage(
-        stage, model, spec[1], recipe, CONTEXT, "float32", alone(), folder, view or RecordingView(), watch
-    )
+    method = Method(recipe, CONTEXT, "float32")
+    return train_stage(stage, model, spec[1], method, folder, alone(), view or RecordingView(), watch)
 
 
 def last_tensors(spec: tuple[Family, TokenStore], stage: Stage, folder: Path) -> dict[str, torch.Tensor]:
@@ -123,8 +122,8 @@ def test_bfloat16_products_train_almost_alike(spec: tuple[Family, TokenStore], t
     for precision in ("float32", "bfloat16"):
         model = empty_model(stage_config(stage, *spec))
         folder = tmp_path / precision
-        setting = (spec[0].recipe, CONTEXT, precision, alone(), folder, RecordingView(), Interruption())
-        train_stage(stage, model, spec[1], *setting)
+        method = Method(spec[0].recipe, CONTEXT, precision)
+        train_stage(stage, model, spec[1], method, folder, alone(), RecordingView(), Interruption())
         losses[precision] = [each["loss"] for each in read_metrics(folder / "metrics.jsonl") if "loss" in each]
         assert next(model.parameters()).dtype == torch.float32
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=1e-2)

@@ -11,6 +11,7 @@ from kinfolk.build.members import spread_member
 from kinfolk.build.origin import stage_config
 from kinfolk.build.run import Run
 from kinfolk.evaluate.consistency import adjacent_kl
+from kinfolk.plan.stages import Stage
 from kinfolk.train.engine import Engine
 from kinfolk.train.stage import held_out_sample
 
@@ -38,6 +39,9 @@ def compare_members(run: Run, engine: Engine, heed: Callable[[], None]) -> None:
     are.
     """
     for member, missing in engine.from_main(lambda: _not_compared(run)).items():
+        shape = _stage_of(run, member).shape
+        assert shape is not None
+        engine.use_threads(shape)
         with torch.inference_mode():
             new = _kl_from(run, missing, _model_of(run, member, engine), engine, heed)
         engine.on_main(partial(_record, run, member, new))
@@ -63,8 +67,11 @@ def _kl_from(
 
 def _model_of(run: Run, member: str, engine: Engine) -> PreTrainedModel:
     """The model of a finished member, spread over the engine."""
-    stage = next(stage for stage in run.plan.stages if stage.member == member)
-    return spread_member(run.member(member), stage_config(stage, run.family, run.store), engine)
+    return spread_member(run.member(member), stage_config(_stage_of(run, member), run.family, run.store), engine)
+
+
+def _stage_of(run: Run, member: str) -> Stage:
+    return next(stage for stage in run.plan.stages if stage.member == member)
 
 
 def _not_compared(run: Run) -> dict[str, list[str]]:
@@ -93,7 +100,7 @@ def _record(run: Run, member: str, new: list[dict[str, Any]]) -> None:
     run.ledger.append(
         "members_compared",
         member=member,
-        stage=next(stage.name for stage in run.plan.stages if stage.member == member),
+        stage=_stage_of(run, member).name,
         kl_from_previous=of_previous(run, member, found),
         kl_from_earlier=found,
     )

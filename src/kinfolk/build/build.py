@@ -35,6 +35,7 @@ from kinfolk.train.model import config_for, empty_model, parameters_of
 from kinfolk.train.monitor import final_loss, read_metrics
 from kinfolk.train.stage import (
     NEWEST_KEPT,
+    Method,
     Trained,
     kept_checkpoints,
     loss_name,
@@ -95,6 +96,7 @@ def build(
             _take_turn(run, turn, engine, view, interruption)
 
         def check(stage: Stage) -> None:
+            _use_threads(stage, engine)
             with stopping_together(interruption, engine) as heed:
                 check_forecast(run, stage, engine, view, heed)
 
@@ -107,12 +109,19 @@ def build(
 
 def _take_turn(run: Run, turn: Turn, engine: Engine, view: BuildView, interruption: Interruption) -> None:
     stage = run.plan.stage(turn.stage)
+    _use_threads(stage, engine)
     if turn.trains:
         _train(run, stage, engine, view, interruption)
     with stopping_together(interruption, engine) as heed:
         if turn.finishes:
             finish_member(run, stage, engine, view, heed)
         check_forecast(run, stage, engine, view, heed)
+
+
+def _use_threads(stage: Stage, engine: Engine) -> None:
+    """For all that is computed of a stage, its member too: so that it does not depend on what came before."""
+    assert stage.shape is not None
+    engine.use_threads(stage.shape)
 
 
 def _claim(
@@ -171,9 +180,9 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
         return
     with memory_for("the weights", stage.name, weights_fix(engine)):
         model = empty_model(stage_config(stage, run.family, run.store))
-    context, recipe, folder = run.family.model.context_length, run.family.recipe, run.stages / stage.name
-    rates = stage_rates(run.plan, stage.name, run.family.model.architecture, parameters_of(model))
-    factors = run.family.factors(stage.shape)
+    family, folder = run.family, run.stages / stage.name
+    rates = stage_rates(run.plan, stage.name, family.model.architecture, parameters_of(model))
+    method = Method(family.recipe, family.model.context_length, precision, rates, family.factors(stage.shape))
     documents = {each["name"]: each for each in run.document["stages"]}
     is_forecast = engine.is_main and not run.plan.is_trial
     outlook = begin_outlook(run.folder, documents, stage.name, view.say) if is_forecast else None
@@ -182,15 +191,11 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
             stage,
             model,
             run.store_of(stage),
-            recipe,
-            context,
-            precision,
-            engine,
+            method,
             folder,
+            engine,
             view,
             interruption,
-            rates,
-            factors,
             outlook if isinstance(outlook, Outlook) else None,
         )
     except Interrupted:

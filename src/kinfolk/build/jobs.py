@@ -54,7 +54,7 @@ class Job:
 
     def look_through(self) -> None:
         """Set aside what is damaged of what the job needs; what another job works on is looked at when it is due."""
-        self._not_looked_through = set_aside_damaged(self._run, self._share, self._view.say)
+        self._not_looked_through = set_aside_damaged(self._run, self._share, self._view)
 
     @property
     def is_idle(self) -> bool:
@@ -158,7 +158,7 @@ class Job:
     def _turn(self, stage: Stage) -> Turn | None:
         """What to do with the stage that was taken; None, and it is given back, where it cannot begin after all."""
         if stage.name in self._not_looked_through:
-            set_aside_of_stage(self._run, stage, self._share, self._view.say)
+            set_aside_of_stage(self._run, stage, self._share, self._view)
             self._not_looked_through.discard(stage.name)
         training, finishing = self._to_do()  # as it is now that nobody else changes it
         if stage.parent in training:

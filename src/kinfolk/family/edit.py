@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from kinfolk.errors import KinfolkError
+from kinfolk.family.yaml_text import parse_yaml
 
 Place = tuple[str | int, ...]
 """Of a field: the keys of mappings, and indexes of lists that are there, from the top."""
@@ -31,12 +32,12 @@ def with_values(text: str, values: Mapping[Place, Value], origin: str) -> str:
     )
     changed = text
     try:
-        meant = _unshared(yaml.safe_load(text))
+        meant = _unshared(parse_yaml(text))
         for place, value in values.items():
             if not _same(_at(meant, place), value):
                 changed = _with_value(changed, place, value)
                 _set(meant, place, value)
-        found = yaml.safe_load(changed)
+        found = parse_yaml(changed)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise refused from error
     if found != meant:
@@ -53,7 +54,7 @@ def _unshared(value: Any) -> Any:
 
 def absolute_paths(text: str, folder: Path) -> dict[Place, Value]:
     """The relative paths in a family file in `folder`, made absolute, so that it means the same elsewhere."""
-    document = yaml.safe_load(text)
+    document = parse_yaml(text)
     found: dict[Place, Value] = {
         place: str(folder / Path(value).expanduser())
         for place, value in _sources(document.get("data"), ("data",))

@@ -8,6 +8,9 @@ import yaml
 from kinfolk.errors import KinfolkError
 from kinfolk.family.faults import shown
 
+MOST_VALUES = 1_000_000
+"""Keys, items and scalars of a text with its aliases written out."""
+
 
 def read_text(file: str, missing: KinfolkError) -> str:
     """The text of a file; KinfolkError for one that cannot be read, and `missing` where there is none."""
@@ -27,9 +30,8 @@ def parse_mapping(text: str, origin: str, layout: str) -> dict[str, Any]:
     """The mapping in a YAML text; `layout` says what a file like it begins with. KinfolkError for anything else."""
     try:
         document = parse_yaml(text)
-    except _DuplicateKeyError as error:
-        where = f"{origin}, line {error.problem_mark.line + 1}" if error.problem_mark else origin
-        raise KinfolkError(str(error.problem), where=where, fix="keep one of them") from None
+    except _RefusedError as error:
+        raise KinfolkError(error.said, where=f"{origin}, line {error.line}", fix=error.fix) from None
     except RecursionError:
         raise KinfolkError("nested too deeply", where=origin, fix=layout) from None
     except (yaml.YAMLError, ValueError) as error:
@@ -50,12 +52,33 @@ def parse_yaml(text: str) -> Any:
         raise ValueError("a value is not what its tag says") from error
 
 
-class _DuplicateKeyError(yaml.MarkedYAMLError):
-    """Two values for one field, of which YAML would silently keep the last."""
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a text has when every alias in it is written out; many, where one holds itself."""
+    if id(node) not in known:
+        known[id(node)] = MOST_VALUES + 1  # until it is known
+        within = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for each in within for part in (each if isinstance(each, tuple) else (each,))]
+        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(node)]
+
+
+class _RefusedError(yaml.YAMLError):
+    """What is YAML, and still not taken."""
+
+    def __init__(self, said: str, node: yaml.Node, fix: str) -> None:
+        super().__init__(said)
+        self.said, self.line, self.fix = said, node.start_mark.line + 1, fix
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys, and whose merge keys (`<<: *anchor`) cannot be nested into a flood."""
+    """Safe YAML that refuses duplicate keys and floods: aliases of aliases, or merge keys (`<<: *anchor`) in a row."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None and _values(node, {}) > MOST_VALUES:
+            said = f"with its aliases written out it has more than {MOST_VALUES:,} values, or no end"
+            raise _RefusedError(said, node, "write it without aliases of aliases")
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -64,8 +87,8 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 continue
             if key.value in lines:
-                problem = f"{shown(key.value)} is given twice, first in line {lines[key.value]}"
-                raise _DuplicateKeyError(problem=problem, problem_mark=key.start_mark)
+                said = f"{shown(key.value)} is given twice, first in line {lines[key.value]}"
+                raise _RefusedError(said, key, "keep one of them")
             lines[key.value] = key.start_mark.line + 1
         return node
 

@@ -237,7 +237,7 @@ def read_header(file: OpenFile) -> tuple[dict[str, Entry], dict[str, str]]:
         }
         ends = {name: 8 + length + int(each["data_offsets"][1]) for name, each in header.items() if name in entries}
         about = dict(header.get("__metadata__") or {})
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise KinfolkError("is no safetensors file, or its header is damaged", where=where, fix=_COPY_AGAIN) from error
     at = 8 + length
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, ends[item[0]])):

@@ -29,18 +29,23 @@ class Layout:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+def stored_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor in host memory as a safetensors file has them."""
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
+
+
 class FileWriter:
     """A new safetensors file of which every byte is known beforehand but for the values: header first, then rows.
 
     Rows may be written in any order and by several threads.
     """
 
-    def __init__(self, path: Path, layout: Mapping[str, Layout]) -> None:
-        """Creates the file, with the tensors of `layout` in its order."""
+    def __init__(self, path: Path, layout: Mapping[str, Layout], about: Mapping[str, str] | None = None) -> None:
+        """Creates the file, with the tensors of `layout` in its order; `about` goes into the header's metadata."""
         self._layout = layout
         self._written = dict.fromkeys(layout, 0)
         codes = {kind: code for code, kind in DTYPES.items()}
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        header: dict[str, Any] = {"__metadata__": {"format": "pt", **(about or {})}}
         at = 0
         for name, tensor in layout.items():
             ends = [at, at + tensor.bytes]
@@ -48,10 +53,12 @@ class FileWriter:
             at += tensor.bytes
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        self._starts = {name: 8 + len(text) + header[name]["data_offsets"][0] for name in layout}
+        self.header = len(text).to_bytes(8, "little") + text
+        """The bytes before those of the tensors."""
+        self._starts = {name: len(self.header) + header[name]["data_offsets"][0] for name in layout}
         self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            self._put(memoryview(len(text).to_bytes(8, "little") + text), 0)
+            self._put(memoryview(self.header), 0)
         except BaseException:
             self.abandon()
             raise
@@ -59,10 +66,14 @@ class FileWriter:
     def write(self, name: str, first_row: int, rows: Tensor) -> None:
         """Put rows of a tensor in their place, in the dtype of the file."""
         tensor = self._layout[name]
-        stored = rows.to(tensor.dtype).contiguous()
         row = math.prod(tensor.shape[1:]) * tensor.dtype.itemsize
-        self._put(stored.view(-1).view(torch.uint8).numpy().data, self._starts[name] + first_row * row)
-        self._written[name] += stored.numel()
+        self._put(stored_bytes(rows.to(tensor.dtype)), self._starts[name] + first_row * row)
+        self._written[name] += rows.numel()
+
+    def flush(self) -> None:
+        """Have the disk hold what was written."""
+        assert self._handle is not None
+        os.fsync(self._handle)
 
     def close(self) -> None:
         """Raises ValueError where a tensor got more or fewer numbers than it has."""

@@ -5,9 +5,16 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from kinfolk.report.records import Flops, Forecast, Record, StageForecast
+from kinfolk.report.records import Cost, Forecast, Record, StageForecast
 
-Command = Annotated[str, BeforeValidator(lambda value: shlex.join(value) if isinstance(value, list) else value)]
+
+def _joined(value: Any) -> Any:
+    """A command of older ledgers, a list of words, as one text; anything else as it is."""
+    is_words = isinstance(value, list) and all(isinstance(word, str) for word in value)
+    return shlex.join(value) if is_words else value
+
+
+Command = Annotated[str, BeforeValidator(_joined)]
 
 
 class BuildStarted(Record):
@@ -90,7 +97,7 @@ class StageFinished(Record):
     seconds: float
     final_loss: float | None = None
     """None for a stage at patch level, or without steps."""
-    flops: Flops
+    flops: Cost
     not_forecast: str | None = None
     """Why its end was never forecast while it trained."""
 

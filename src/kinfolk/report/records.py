@@ -23,6 +23,13 @@ class Flops(Record):
     matmul: float
 
 
+class Cost(Flops):
+    """What training takes: never nothing, so that others can be given as shares of it."""
+
+    six_nd: float = Field(gt=0, allow_inf_nan=False)
+    matmul: float = Field(gt=0, allow_inf_nan=False)
+
+
 class Source(Record):
     kind: Literal["scratch", "load", "continue", "grow"]
     seed: int | None = None
@@ -45,7 +52,7 @@ class PlannedRate(Record):
     end_ratio: float = 0.0
 
 
-class Alone(Flops):
+class Alone(Cost):
     """What the stage's member would cost if it were trained alone."""
 
     tokens: float
@@ -63,7 +70,7 @@ class PlannedStage(Record):
     steps: int = Field(ge=1)
     rate: PlannedRate
     batch_warmup: tuple[Stretch, ...] = ()
-    flops: Flops
+    flops: Cost
     alone: Alone | None = None
 
     @property
@@ -129,8 +136,8 @@ class Plan(Record):
     context_length: int
     tokens_per_step: int
     counted_parameters: str
-    independent: Flops
-    total: Flops
+    independent: Cost
+    total: Cost
     warnings: tuple[str, ...] = ()
     forecast: PlanForecast | None = None
     stages: tuple[PlannedStage, ...] = Field(min_length=1)

@@ -254,16 +254,27 @@ def start_engine(layout: Layout = Layout()) -> Iterator[Engine]:  # noqa: B008 (
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    if world_size == 1:
-        yield Engine(device, layout=layout)
-        return
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    with _threads_left_as_they_are():
+        if world_size == 1:
+            yield Engine(device, layout=layout)
+            return
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+        try:
+            mesh, tensor = _meshes(device.type, world_size, layout)
+            control, saving = (dist.new_group(backend="gloo", timeout=_PATIENCE) for _ in range(2))
+            yield Engine(device, rank, world_size, mesh, layout, tensor, control=control, saving=saving)
+        finally:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _threads_left_as_they_are() -> Iterator[None]:
+    """Whoever calls from a program of their own finds torch's number of threads as it was."""
+    before = torch.get_num_threads()
     try:
-        mesh, tensor = _meshes(device.type, world_size, layout)
-        control, saving = (dist.new_group(backend="gloo", timeout=_PATIENCE) for _ in range(2))
-        yield Engine(device, rank, world_size, mesh, layout, tensor, control=control, saving=saving)
+        yield
     finally:
-        dist.destroy_process_group()
+        torch.set_num_threads(before)
 
 
 def _meshes(device: str, world_size: int, layout: Layout) -> tuple[DeviceMesh, TensorGroup | None]:

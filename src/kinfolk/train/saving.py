@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
@@ -20,6 +19,7 @@ from kinfolk import files
 from kinfolk.family.recipe import Checkpoints
 from kinfolk.train.checkpoint import NEWEST, Position, calling_dcp, tidy, write_state
 from kinfolk.train.engine import Engine
+from kinfolk.train.state_writer import StateWriter, shard_name
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,15 @@ def begin_save(
     contents = tensors | {"random.cpu": torch.get_rng_state()}
     alone = engine.world_size == 1
 
-    def write(unfinished: Path) -> Future[Any]:
-        writer = HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
+    def write(unfinished: Path) -> Future[dict[str, str]]:
+        writer = StateWriter(unfinished, engine.rank)
         with calling_dcp():
             if in_background:
                 started = async_save(contents, storage_writer=writer, process_group=engine.saving, no_dist=alone)
                 assert isinstance(started, Future)
-                return started
+                return _hashes_after(started, writer)
             dcp_save(contents, storage_writer=writer, no_dist=alone)
-            return _done()
+            return _done(writer.hashes)
 
     has_optimizer = any(name.startswith("optimizer.") for name in tensors)
     return _begin(folder, write, position, has_optimizer, engine, kept, newest)
@@ -122,16 +122,17 @@ def begin_first(
     process cannot write, all of them stop.
     """
 
-    def written(unfinished: Path) -> Future[Any]:
+    def written(unfinished: Path) -> Future[dict[str, str]]:
         engine.together(lambda: write(unfinished))
-        return _done()
+        mine = unfinished / shard_name(engine.rank)
+        return _done({mine.name: files.sha256(mine)} if mine.exists() else {})
 
     return _begin(folder, written, position, has_optimizer, engine, NEWEST, 1)
 
 
 def _begin(
     folder: Path,
-    write: Callable[[Path], Future[Any]],
+    write: Callable[[Path], Future[dict[str, str]]],
     position: Position,
     has_optimizer: bool,
     engine: Engine,
@@ -151,33 +152,30 @@ def _begin(
 
     try:
         engine.on_main(begin)
-        writing = write(unfinished)
+        hashes = write(unfinished)
     except BaseException:
         discard()
         raise
-    hashes = _hashed_after(writing, unfinished, engine)
     return Saving(target, unfinished, position, has_optimizer, kept, newest, engine, hashes, discard)
 
 
-def _done() -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_result(None)
+def _done(hashes: dict[str, str]) -> Future[dict[str, str]]:
+    future: Future[dict[str, str]] = Future()
+    future.set_result(hashes)
     return future
 
 
-def _hashed_after(writing: Future[Any], folder: Path, engine: Engine) -> Future[dict[str, str]]:
-    """The hashes of this process's files, taken as soon as they are written, by the thread that wrote them."""
+def _hashes_after(saving: Future[Any], writer: StateWriter) -> Future[dict[str, str]]:
+    """The hashes of this process's file as soon as a save in the background has ended."""
     hashes: Future[dict[str, str]] = Future()
-    # DCP counts the files of the processes from 1.
-    mine = f"shard-{engine.rank + 1:05d}-*.safetensors"
 
-    def take(written: Future[Any]) -> None:
+    def take(saved: Future[Any]) -> None:
         try:
             with calling_dcp():
-                written.result()
-            hashes.set_result({path.name: files.sha256(path) for path in sorted(folder.glob(mine))})
+                saved.result()
+            hashes.set_result(writer.hashes)
         except BaseException as error:
             hashes.set_exception(error)
 
-    writing.add_done_callback(take)
+    saving.add_done_callback(take)
     return hashes

@@ -35,6 +35,19 @@ HELD_OUT_SEQUENCES = 32
 
 
 @dataclass(frozen=True)
+class Method:
+    """How a stage is trained, beside what its plan says."""
+
+    recipe: Recipe
+    context_length: int
+    precision: Precision
+    rates: StageRates | None = None
+    """Of a grown model's coordinates, where they differ from the stage's."""
+    factors: Mapping[str, Factors] | None = None
+    """Of the parameters under rate transfer."""
+
+
+@dataclass(frozen=True)
 class Trained:
     """What a finished stage leaves behind besides its last checkpoint."""
 
@@ -50,34 +63,29 @@ def train_stage(
     stage: Stage,
     model: PreTrainedModel,
     store: TokenStore,
-    recipe: Recipe,
-    context_length: int,
-    precision: Precision,
-    engine: Engine,
+    method: Method,
     folder: Path,
+    engine: Engine,
     view: View,
     interruption: Interruption,
-    rates: StageRates | None = None,
-    factors: Mapping[str, Factors] | None = None,
     outlook: Outlook | None = None,
 ) -> Trained:
     """Train from the newest checkpoint in `folder`/checkpoints to the stage's last step; every process calls this.
 
     `model` supplies the architecture; its weights come from the checkpoint. The last checkpoint is always written.
-    `rates` are those of a grown model's coordinates, where they differ from the stage's, and `factors` those of its
-    parameters under rate transfer. What `outlook` says of a held-out loss is recorded beside it.
+    What `outlook` says of a held-out loss is recorded beside it.
     Raises Interrupted after saving when a stop was asked for, and DivergedError on a loss or gradient that is not
     finite, or a loss that stays worse than guessing, with the last good checkpoint kept.
     """
     assert stage.shape is not None
-    engine.use_threads(stage.shape)
+    recipe, context_length, precision = method.recipe, method.context_length, method.precision
     engine.use_attention(model, stage.shape, precision, context_length)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     objective = stage_loss(model, stage.objective, dtype, recipe.z_loss)
     with memory_for("the weights", stage.name, weights_fix(engine)):
         engine.distribute(objective, precision)
-    optimizer = make_optimizer(model, recipe.optimizer, factors)
-    update = make_update(model, optimizer, rates)
+    optimizer = make_optimizer(model, recipe.optimizer, method.factors)
+    update = make_update(model, optimizer, method.rates)
     course = Course(
         name=stage.name,
         steps=stage.steps,

@@ -19,6 +19,7 @@ from kinfolk.growth.safetensors_writer import FileWriter
 from kinfolk.json_text import parse_json
 from kinfolk.train.checkpoint import refuse_incomplete
 from kinfolk.train.engine import Engine
+from kinfolk.train.state_writer import OFFSETS, shard_name
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def saved_tensors(checkpoint: Path) -> dict[str, Stored]:
 def _offsets(path: Path, about: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     """Where tensors of a file begin in the whole, as DCP says of those that are in parts; others begin at 0."""
     try:
-        told = parse_json(about.get("DCP_SHARDING_INFO", "{}"))
+        told = parse_json(about.get(OFFSETS, "{}"))
         return {name: tuple(map(int, each["saved_offsets"])) for name, each in told.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise KinfolkError(
@@ -135,8 +136,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, Made], engine: Engine, pro
         return
     total = sum(tensor.layout.bytes for tensor in tensors.values())
     layout = {name: tensor.layout for name, tensor in tensors.items()}
-    # The name that DCP gives a process's file.
-    writer = FileWriter(folder / f"shard-{engine.rank + 1:05d}-model-00001-of-00001.safetensors", layout)
+    writer = FileWriter(folder / shard_name(engine.rank), layout)
     try:
         make_all(tensors, writer.write, engine.threads, lambda done: progress("growing", done, total))
         writer.close()
