@@ -195,11 +195,21 @@ def test_nothing_in_the_package_runs_or_unpickles_what_it_reads() -> None:
                 assert ast.unparse(node.func) not in calls, (path, node.lineno)
 
 
-@pytest.mark.parametrize("layers", [10**9, 10**400])
-def test_a_config_of_a_billion_layers_does_not_hang(checkpoint_folder: Path, layers: int) -> None:
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [(10**9, "more than any model has"), (10**299, "more than any model has"), (10**400, "401 digits")],
+)
+def test_a_config_of_a_billion_layers_does_not_hang(checkpoint_folder: Path, layers: int, said: str) -> None:
     path = checkpoint_folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": layers}))
-    with pytest.raises(KinfolkError, match="more than any model has"):
+    with pytest.raises(KinfolkError, match=said):
+        load_checkpoint(checkpoint_folder, "cpu")
+
+
+def test_nor_does_one_that_calls_them_otherwise(checkpoint_folder: Path) -> None:
+    path = checkpoint_folder / "config.json"
+    path.write_text(json.dumps({"model_type": "gpt2", "n_layer": 10**9}))
+    with pytest.raises(KinfolkError, match="n_layer is 1"):
         load_checkpoint(checkpoint_folder, "cpu")
 
 

@@ -1,6 +1,5 @@
 """The parts of the page that are worth testing alone."""
 
-import doctest
 import json
 import math
 from pathlib import Path
@@ -11,14 +10,9 @@ from synthetic_run import Maker, make_plan
 from kinfolk.errors import KinfolkError
 from kinfolk.report import curves, numbers
 from kinfolk.report.figures import stage_colours
-from kinfolk.report.metrics import finite
+from kinfolk.report.metrics import Metrics, finite
 from kinfolk.report.run import read_run
 from kinfolk.report.tree import tree
-
-
-@pytest.mark.parametrize("module", [numbers, curves])
-def test_doctests(module: object) -> None:
-    assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -93,11 +87,19 @@ def test_a_command_that_is_none_is_refused(make_run: Maker, command: str) -> Non
         read_run(run)
 
 
-@pytest.mark.parametrize("number", ["1" + 400 * "0", "-1" + 400 * "0", "1e999", "1" + 5000 * "0"])
-def test_losses_that_no_float_holds_are_counted_and_not_drawn(make_run: Maker, number: str) -> None:
-    run = make_run()
-    with open(run / "stages" / "small" / "metrics.jsonl", "a", encoding="utf-8") as metrics:
-        metrics.write(f'{{"step": 1, "loss": {number}}}\n')
-    found = read_run(run).by_name["small"].metrics
+def test_losses_that_are_infinite_are_counted_and_not_drawn(make_run: Maker) -> None:
+    found = _metrics_with_loss(make_run(), "1e999")
     assert found.not_finite == 1 and math.isinf(found.train[0][1])
     assert finite(found.train) == found.train[1:]
+
+
+@pytest.mark.parametrize("number", ["1" + 400 * "0", "-1" + 400 * "0", "1" + 5000 * "0"])
+def test_losses_of_more_digits_than_a_float_holds_are_damage(make_run: Maker, number: str) -> None:
+    found = _metrics_with_loss(make_run(), number)
+    assert found.damaged == 1 and found.not_finite == 0
+
+
+def _metrics_with_loss(run: Path, number: str) -> Metrics:
+    with open(run / "stages" / "small" / "metrics.jsonl", "a", encoding="utf-8") as metrics:
+        metrics.write(f'{{"step": 1, "loss": {number}}}\n')
+    return read_run(run).by_name["small"].metrics

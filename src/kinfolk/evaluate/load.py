@@ -30,6 +30,8 @@ logging: Any = _logging
 """transformers' own switches for what it prints; they carry no types."""
 
 _MOST_LAYERS = 10_000
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+"""What configs of transformers call their number."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 """Without one of them transformers may make an empty tokenizer up instead of failing."""
@@ -100,7 +102,8 @@ def read_text(path: str | Path) -> str:
 
 def _check_folder(folder: Path) -> None:
     """What can be said about a folder before transformers reads it."""
-    layers = config_content(folder).get("num_hidden_layers")
+    content = config_content(folder)
+    layers = {name: content[name] for name in _LAYERS if isinstance(content.get(name), int)}
     if (folder / "adapter_config.json").is_file():  # which transformers with PEFT adds, a pickle too
         raise KinfolkError(
             "there is an adapter beside the model, and adapters are not read",
@@ -111,12 +114,13 @@ def _check_folder(folder: Path) -> None:
         return  # which holds the tokenizer too
     if not any(folder.glob("*.safetensors")):
         raise no_weights(folder)
-    if isinstance(layers, int) and layers > _MOST_LAYERS:  # transformers would build them all before it reads a weight
-        raise KinfolkError(
-            f"num_hidden_layers is {shown(layers)}, more than any model has",
-            where=str(folder / "config.json"),
-            fix="restore the file",
-        )
+    for name, count in layers.items():
+        if count > _MOST_LAYERS:  # transformers would build them all before it reads a weight
+            raise KinfolkError(
+                f"{name} is {shown(count)}, more than any model has",
+                where=str(folder / "config.json"),
+                fix="restore the file",
+            )
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         raise _no_tokenizer(str(folder))
 
