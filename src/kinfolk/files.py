@@ -22,6 +22,9 @@ UNFINISHED = ".unfinished"
 _CHUNK = 1 << 20
 """Bytes that are read and hashed at once."""
 
+Progress = Callable[[int, int], None]
+"""Is told how many bytes are done, and of how many."""
+
 _SECONDS_OF_SILENCE = 1.0
 
 
@@ -93,10 +96,10 @@ def sha256(path: Path) -> str:
     return _sha256(path, lambda _: None)
 
 
-def sha256_each(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> list[str]:
+def sha256_each(paths: Sequence[Path], progress: Progress | None = None) -> list[str]:
     """`sha256` of several files, one on each core at a time.
 
-    `progress` is told every second how many bytes are read, and of how many. What it raises stops the work.
+    `progress` is told every second; what it raises stops the work.
     """
     total = sum(path.stat().st_size for path in paths)
     read = [0] * len(paths)

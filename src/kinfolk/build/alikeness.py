@@ -39,9 +39,7 @@ def compare_members(run: Run, engine: Engine, heed: Callable[[], None]) -> None:
     are.
     """
     for member, missing in engine.from_main(lambda: _not_compared(run)).items():
-        shape = _stage_of(run, member).shape
-        assert shape is not None
-        engine.use_threads(shape)
+        engine.use_threads(stage_config(_stage_of(run, member), run.family, run.store))
         with torch.inference_mode():
             new = _kl_from(run, missing, _model_of(run, member, engine), engine, heed)
         engine.on_main(partial(_record, run, member, new))

@@ -96,7 +96,7 @@ def build(
             _take_turn(run, turn, engine, view, interruption)
 
         def check(stage: Stage) -> None:
-            _use_threads(stage, engine)
+            engine.use_threads(stage_config(stage, run.family, run.store))
             with stopping_together(interruption, engine) as heed:
                 check_forecast(run, stage, engine, view, heed)
 
@@ -109,19 +109,13 @@ def build(
 
 def _take_turn(run: Run, turn: Turn, engine: Engine, view: BuildView, interruption: Interruption) -> None:
     stage = run.plan.stage(turn.stage)
-    _use_threads(stage, engine)
+    engine.use_threads(stage_config(stage, run.family, run.store))
     if turn.trains:
         _train(run, stage, engine, view, interruption)
     with stopping_together(interruption, engine) as heed:
         if turn.finishes:
             finish_member(run, stage, engine, view, heed)
         check_forecast(run, stage, engine, view, heed)
-
-
-def _use_threads(stage: Stage, engine: Engine) -> None:
-    """For all that is computed of a stage, its member too: so that it does not depend on what came before."""
-    assert stage.shape is not None
-    engine.use_threads(stage.shape)
 
 
 def _claim(

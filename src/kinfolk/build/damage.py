@@ -4,9 +4,9 @@ What counts is then the state before it: an earlier checkpoint, the stage that c
 """
 
 import shutil
-from collections.abc import Callable
 from functools import partial
 
+from kinfolk import files
 from kinfolk.build.locks import stage_lock
 from kinfolk.build.members import weights_digest
 from kinfolk.build.remaining import Share, unfinished_members
@@ -70,5 +70,5 @@ def _member(run: Run, name: str, view: BuildView) -> None:
         view.say(f"warning: {folder}: {problem}; it is set aside as {aside}, and {name} is exported again")
 
 
-def _checking(what: str, view: BuildView) -> Callable[[int, int], None]:
+def _checking(what: str, view: BuildView) -> files.Progress:
     return partial(view.prepared, f"reading what is saved of {what}")

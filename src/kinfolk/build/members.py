@@ -1,6 +1,6 @@
 """A finished member: a stock Hugging Face checkpoint with tokenizer and model card."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -80,7 +80,7 @@ def _new_member(target: Path, tokenizer: PreTrainedTokenizerBase, card: str) -> 
         (folder / "README.md").write_text(card, "utf-8")
 
 
-def weights_digest(member: Path, progress: Callable[[int, int], None] | None = None) -> str:
+def weights_digest(member: Path, progress: files.Progress | None = None) -> str:
     """SHA-256 of a member's weights, those of several files joined, as the ledger has it."""
     return "+".join(files.sha256_each(sorted(member.glob("model*.safetensors")), progress))
 

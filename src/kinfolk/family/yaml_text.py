@@ -8,7 +8,7 @@ import yaml
 from kinfolk.errors import KinfolkError
 from kinfolk.family.faults import shown
 
-MOST_VALUES = 1_000_000
+_MOST_VALUES = 1_000_000
 """Keys, items and scalars of a text with its aliases written out."""
 
 
@@ -55,7 +55,7 @@ def parse_yaml(text: str) -> Any:
 def _values(node: yaml.Node, known: dict[int, int]) -> int:
     """How many values a text has when every alias in it is written out; many, where one holds itself."""
     if id(node) not in known:
-        known[id(node)] = MOST_VALUES + 1  # until it is known
+        known[id(node)] = _MOST_VALUES + 1  # until it is known
         within = node.value if isinstance(node, yaml.CollectionNode) else ()
         parts = [part for each in within for part in (each if isinstance(each, tuple) else (each,))]
         known[id(node)] = 1 + sum(_values(part, known) for part in parts)
@@ -75,8 +75,8 @@ class _Loader(yaml.SafeLoader):
 
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()
-        if node is not None and _values(node, {}) > MOST_VALUES:
-            said = f"with its aliases written out it has more than {MOST_VALUES:,} values, or no end"
+        if node is not None and _values(node, {}) > _MOST_VALUES:
+            said = f"with its aliases written out it has more than {_MOST_VALUES:,} values, or no end"
             raise _RefusedError(said, node, "write it without aliases of aliases")
         return node
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -26,9 +26,6 @@ from kinfolk.family.recipe import Checkpoints
 from kinfolk.json_text import parse_json
 from kinfolk.train.engine import Engine
 from kinfolk.train.optimizer import optimizer_tensors
-
-Progress = Callable[[int, int], None]
-"""Is told how many bytes are read, and of how many."""
 
 NEWEST = Checkpoints()
 """Keeps the newest checkpoint only."""
@@ -73,7 +70,7 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def set_aside_damaged(folder: Path, progress: Progress | None = None) -> list[KinfolkError]:
+def set_aside_damaged(folder: Path, progress: files.Progress | None = None) -> list[KinfolkError]:
     """Rename the newest checkpoints that are damaged, until one is whole; returns what is wrong with each.
 
     They are then called damaged-step-N, count as none, and can be deleted. `progress` as of `files.sha256_each`.
@@ -123,7 +120,7 @@ def has_optimizer(checkpoint: Path) -> bool:
     return bool(_state(checkpoint)["optimizer"])
 
 
-def verify(checkpoint: Path, progress: Progress | None = None) -> None:
+def verify(checkpoint: Path, progress: files.Progress | None = None) -> None:
     """Compare every file with the hash taken when it was written; KinfolkError naming the first that differs."""
     _refuse_damaged(checkpoint, _damaged_files(checkpoint, sorted(_state(checkpoint)["files"]), progress))
 
@@ -150,7 +147,7 @@ def verify_together(checkpoint: Path, engine: Engine) -> None:
     engine.on_main(lambda: _refuse_damaged(checkpoint, damaged))
 
 
-def _damaged_files(checkpoint: Path, names: list[str], progress: Progress | None = None) -> list[str]:
+def _damaged_files(checkpoint: Path, names: list[str], progress: files.Progress | None = None) -> list[str]:
     there = [name for name in names if (checkpoint / name).is_file()]
     found = dict(zip(there, files.sha256_each([checkpoint / name for name in there], progress), strict=True))
     hashes = _state(checkpoint)["files"]

@@ -91,7 +91,10 @@ class Engine:
 
         In bfloat16 a second thread costs up to half of the speed at hidden sizes of 48 to 96 and gains nothing up to
         256 (docs/results.md, section 3): the products are too short to pay for waking it. A rule and not a measurement,
-        because sums depend on the number of threads, and the same family shall give the same bytes.
+        because sums depend on the number of threads, and the same family shall give the same bytes: for the same reason
+        whatever is computed of a stage, its member too, begins with this and does not rely on what came before.
+
+        `shape` may be the config of a transformers model.
         """
         torch.set_num_threads(1 if self.device.type == "cpu" and shape.hidden_size < 256 else self.threads)
 

@@ -79,9 +79,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _step(record: dict[str, Any]) -> float:
-    """The steps done before a record was made; infinity where it does not say, or what cannot be."""
+    """The steps done before a record was made; infinity where it does not say."""
     step = record.get("step")
-    return step if isinstance(step, int) and abs(step) < 2**63 else math.inf
+    return step if isinstance(step, int) else math.inf
 
 
 def final_loss(records: list[dict[str, Any]], name: str = "loss") -> float:
