@@ -4,6 +4,8 @@
     python benchmarks/train.py [--rounds 3]           tokens per second of kinfolk, the HF Trainer and a bare loop
     python benchmarks/train.py turns [--rounds 3]     the same whole trainings, step by step in turn in one process
     python benchmarks/train.py steps                  kinfolk's step and a bare loop's, in turn in one process
+    python benchmarks/train.py profile                where the time of kinfolk's step goes
+    python benchmarks/train.py saving                 kinfolk's checkpoint writer beside DCP's, in turn in one process
     python benchmarks/train.py parts                  the data pipeline and the tokenizer alone
     python benchmarks/train.py starts                 seconds to the first step of a stage that is new, grown, resumed
 
@@ -13,8 +15,8 @@ seconds before that, imports included, stand beside. The HF Trainer saves weight
 loop the weights alone. kinfolk's held-out loss, which no other computes, is left out. torchtitan and litgpt do not
 install beside this torch and transformers without patches, and are not measured.
 
-The others are in train_turns.py, train_steps.py, train_parts.py and train_starts.py beside this file, the trainings
-that are compared in train_contenders.py. `one` and `start` are what this script calls itself with.
+The others are in files beside this one, each named after what it measures (train_turns.py), the trainings that are
+compared in train_contenders.py. `one` and `start` are what this script calls itself with.
 """
 
 import argparse
@@ -30,6 +32,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from train_contenders import CONTENDERS, measured
 from train_parts import parts
 from train_process import called
+from train_profile import profile
+from train_saving import saving
 from train_starts import one_start, starts
 from train_steps import steps
 from train_task import SHAPES, TOKENS_PER_STEP, prepare, steps_of
@@ -39,13 +43,20 @@ from train_turns import turns
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "what", nargs="?", choices=["compare", "turns", "steps", "parts", "starts", "one", "start"], default="compare"
+        "what",
+        nargs="?",
+        choices=["compare", "turns", "steps", "profile", "saving", "parts", "starts", "one", "start"],
+        default="compare",
     )
     parser.add_argument("contender", nargs="?", choices=CONTENDERS, help="of `one`")
     parser.add_argument("size", nargs="?", choices=list(SHAPES), help="of `one`")
     parser.add_argument("--rounds", type=int, default=3, help="of `compare` and `turns`")
     parser.add_argument(
-        "--sizes", nargs="+", choices=list(SHAPES), default=list(SHAPES), help="of `compare`, `turns` and `steps`"
+        "--sizes",
+        nargs="+",
+        choices=list(SHAPES),
+        default=list(SHAPES),
+        help="of `compare`, `turns`, `steps` and `profile`",
     )
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-train"))
     arguments = parser.parse_args()
@@ -59,6 +70,10 @@ def main() -> None:
         turns(arguments.work, arguments.sizes, arguments.rounds)
     elif arguments.what == "steps":
         steps(arguments.work, arguments.sizes)
+    elif arguments.what == "profile":
+        profile(arguments.work, arguments.sizes)
+    elif arguments.what == "saving":
+        saving(arguments.work)
     elif arguments.what == "parts":
         parts(arguments.work)
     else:

@@ -1,6 +1,7 @@
 """Steps alone, without reading and saving: what drifts with the machine from one process to the next falls out.
 
-Called by benchmarks/train.py: kinfolk's step and a bare loop's, in turn in one process.
+Called by benchmarks/train.py: kinfolk's step, the same with torch's attention kernel throughout, and a bare loop's, in
+turn in one process.
 """
 
 import statistics
@@ -22,14 +23,21 @@ from train_task import (
 
 
 def steps(work: Path, sizes: list[str], rounds: int = 8) -> None:
-    """The table: tokens per second of both, with one thread and with two, and their ratio in each round."""
+    """The table: tokens per second with one thread and with two, and how many times as fast kinfolk's step is."""
     import torch
 
     prepare(work)
-    print("| model | threads | kinfolk: tokens/s | bare loop | kinfolk / bare loop: median, quartiles |")
-    print("|---|---|---|---|---|")
+    print(
+        "| model | threads | kinfolk: tokens/s | bare loop | kinfolk / bare loop: median, quartiles "
+        "| kinfolk / with the kernel |"
+    )
+    print("|---|---|---|---|---|---|")
     for size in sizes:
-        takes = {"kinfolk": our_step(size, work), "bare loop": their_step(size, work)}
+        takes = {
+            "kinfolk": our_step(size, work),
+            "kernel": our_step(size, work, by_rule=False),
+            "bare loop": their_step(size, work),
+        }
         speeds: dict[tuple[str, int], list[float]] = {(name, threads): [] for name in takes for threads in (1, 2)}
         for round_ in range(rounds + 1):
             for name, threads in speeds:
@@ -39,15 +47,19 @@ def steps(work: Path, sizes: list[str], rounds: int = 8) -> None:
                 if round_:  # the first one warms up
                     speeds[name, threads].append(TOKENS_PER_STEP / (time.perf_counter() - began))
         for threads in (1, 2):
-            ours, bare = speeds["kinfolk", threads], speeds["bare loop", threads]
-            low, middle, high = statistics.quantiles(
-                [mine / other for mine, other in zip(ours, bare, strict=True)], n=4
-            )
+            ours, kernel, bare = (speeds[name, threads] for name in takes)
             medians = f"{statistics.median(ours):,.0f} | {statistics.median(bare):,.0f}"
-            print(f"| {size} | {threads} | {medians} | {middle:.2f} ({low:.2f} to {high:.2f}) |", flush=True)
+            print(f"| {size} | {threads} | {medians} | {ratio(ours, bare)} | {ratio(ours, kernel)} |", flush=True)
 
 
-def our_step(size: str, work: Path) -> Callable[[], None]:
+def ratio(ours: list[float], others: list[float]) -> str:
+    """Median and quartiles over the rounds."""
+    low, middle, high = statistics.quantiles([mine / other for mine, other in zip(ours, others, strict=True)], n=4)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def our_step(size: str, work: Path, *, by_rule: bool = True) -> Callable[[], None]:
+    """kinfolk's step with attention as a build has it, or with torch's kernel."""
     import torch
 
     from kinfolk.train.engine import alone
@@ -57,7 +69,8 @@ def our_step(size: str, work: Path) -> Callable[[], None]:
     family, model = read_family(work, size).family, new_model(size, work)
     shape = family.members[0].shape
     assert shape is not None
-    alone().use_attention(model, shape, "bfloat16", CONTEXT)
+    if by_rule:
+        alone().use_attention(model, shape, "bfloat16", CONTEXT)
     objective = TokenLoss(model, torch.bfloat16).train()
     optimizer = make_optimizer(model, family.recipe.optimizer)
     rows = sequences(work)[:SEQUENCES_PER_STEP]
