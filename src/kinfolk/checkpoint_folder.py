@@ -1,14 +1,18 @@
 """What can be said about the folder of a Hugging Face checkpoint before anything of it is loaded."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kinfolk.errors import KinfolkError
+from kinfolk.family.faults import shown
 from kinfolk.json_text import parse_json
+
+_MOST_LAYERS = 10_000
 
 
 def config_content(folder: Path) -> dict[str, Any]:
-    """What config.json says. KinfolkError where it is missing or no JSON object."""
+    """What config.json says. KinfolkError where it is missing, no JSON object, or speaks of layers without end."""
     path = folder / "config.json"
     if not path.is_file():
         raise KinfolkError(
@@ -22,7 +26,23 @@ def config_content(folder: Path) -> dict[str, Any]:
         raise KinfolkError(f"not valid JSON: {error}", where=str(path), fix="restore the file") from error
     if not isinstance(content, dict):
         raise KinfolkError("not a JSON object", where=str(path), fix="restore the file")
+    for name, count in _numbers_of_layers(content):
+        if count > _MOST_LAYERS:  # transformers would list or build them all before it reads a weight
+            raise KinfolkError(
+                f"{name} is {shown(count)}, more than any model has", where=str(path), fix="restore the file"
+            )
     return content
+
+
+def _numbers_of_layers(content: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """The integers of a config, and of configs within it, whose names speak of layers."""
+    configs = [content]  # and no recursion: they may be nested as deeply as JSON can be read
+    while configs:
+        for name, value in configs.pop().items():
+            if isinstance(value, dict):
+                configs.append(value)
+            elif isinstance(value, int) and "layer" in name:
+                yield name, value
 
 
 def no_weights(folder: Path) -> KinfolkError:

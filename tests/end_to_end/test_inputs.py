@@ -206,11 +206,21 @@ def test_a_config_of_a_billion_layers_does_not_hang(checkpoint_folder: Path, lay
         load_checkpoint(checkpoint_folder, "cpu")
 
 
-def test_nor_does_one_that_calls_them_otherwise(checkpoint_folder: Path) -> None:
-    path = checkpoint_folder / "config.json"
-    path.write_text(json.dumps({"model_type": "gpt2", "n_layer": 10**9}))
-    with pytest.raises(KinfolkError, match="n_layer is 1"):
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model_type": "gpt2", "n_layer": 10**9},
+        {"model_type": "bart", "decoder_layers": 10**9},
+        {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "num_hidden_layers": 10**9}},
+    ],
+    ids=lambda content: content["model_type"],
+)
+def test_nor_does_one_that_calls_them_otherwise(checkpoint_folder: Path, content: dict[str, object]) -> None:
+    (checkpoint_folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(KinfolkError, match=r"layers? is 1"):
         load_checkpoint(checkpoint_folder, "cpu")
+    with pytest.raises(KinfolkError, match=r"layers? is 1"):
+        read_config(checkpoint_folder)
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])

@@ -23,15 +23,10 @@ from transformers.utils import logging as _logging
 import kinfolk.transfer  # noqa: F401  (makes pairs known to transformers)
 from kinfolk.checkpoint_folder import config_content, gguf_file, no_weights
 from kinfolk.errors import KinfolkError, in_short
-from kinfolk.family.faults import shown
 from kinfolk.train.model import check_token_ready, is_token_ready
 
 logging: Any = _logging
 """transformers' own switches for what it prints; they carry no types."""
-
-_MOST_LAYERS = 10_000
-_LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
-"""What configs of transformers call their number."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 """Without one of them transformers may make an empty tokenizer up instead of failing."""
@@ -102,8 +97,7 @@ def read_text(path: str | Path) -> str:
 
 def _check_folder(folder: Path) -> None:
     """What can be said about a folder before transformers reads it."""
-    content = config_content(folder)
-    layers = {name: content[name] for name in _LAYERS if isinstance(content.get(name), int)}
+    config_content(folder)
     if (folder / "adapter_config.json").is_file():  # which transformers with PEFT adds, a pickle too
         raise KinfolkError(
             "there is an adapter beside the model, and adapters are not read",
@@ -114,13 +108,6 @@ def _check_folder(folder: Path) -> None:
         return  # which holds the tokenizer too
     if not any(folder.glob("*.safetensors")):
         raise no_weights(folder)
-    for name, count in layers.items():
-        if count > _MOST_LAYERS:  # transformers would build them all before it reads a weight
-            raise KinfolkError(
-                f"{name} is {shown(count)}, more than any model has",
-                where=str(folder / "config.json"),
-                fix="restore the file",
-            )
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         raise _no_tokenizer(str(folder))
 
