@@ -4,6 +4,7 @@
     python benchmarks/train.py [--rounds 3]           tokens per second of kinfolk, the HF Trainer and a bare loop
     python benchmarks/train.py turns [--rounds 3]     the same whole trainings, step by step in turn in one process
     python benchmarks/train.py steps                  kinfolk's step and a bare loop's, in turn in one process
+    python benchmarks/train.py compiled               steps with compiled blocks, and a bare loop's compiled model
     python benchmarks/train.py profile                where the time of kinfolk's step goes
     python benchmarks/train.py saving                 kinfolk's checkpoint writer beside DCP's, in turn in one process
     python benchmarks/train.py parts                  the data pipeline and the tokenizer alone
@@ -29,6 +30,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from train_compiled import compiled
 from train_contenders import CONTENDERS, measured
 from train_parts import parts
 from train_process import called
@@ -45,7 +47,7 @@ def main() -> None:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=["compare", "turns", "steps", "profile", "saving", "parts", "starts", "one", "start"],
+        choices=["compare", "turns", "steps", "compiled", "profile", "saving", "parts", "starts", "one", "start"],
         default="compare",
     )
     parser.add_argument("contender", nargs="?", choices=CONTENDERS, help="of `one`")
@@ -56,7 +58,7 @@ def main() -> None:
         nargs="+",
         choices=list(SHAPES),
         default=list(SHAPES),
-        help="of `compare`, `turns`, `steps` and `profile`",
+        help="of `compare`, `turns`, `steps`, `compiled` and `profile`",
     )
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-train"))
     arguments = parser.parse_args()
@@ -70,6 +72,8 @@ def main() -> None:
         turns(arguments.work, arguments.sizes, arguments.rounds)
     elif arguments.what == "steps":
         steps(arguments.work, arguments.sizes)
+    elif arguments.what == "compiled":
+        compiled(arguments.work, arguments.sizes)
     elif arguments.what == "profile":
         profile(arguments.work, arguments.sizes)
     elif arguments.what == "saving":

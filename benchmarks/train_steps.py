@@ -58,26 +58,29 @@ def ratio(ours: list[float], others: list[float]) -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
-def our_step(size: str, work: Path, *, by_rule: bool = True) -> Callable[[], None]:
-    """kinfolk's step with attention as a build has it, or with torch's kernel."""
+def our_step(size: str, work: Path, *, by_rule: bool = True, compile_blocks: bool = False) -> Callable[[], None]:
+    """kinfolk's step, with attention as a build has it or with torch's kernel, and blocks compiled or not."""
     import torch
 
-    from kinfolk.train.engine import alone
+    from kinfolk.train.engine import Engine
+    from kinfolk.train.layout import Layout
     from kinfolk.train.objective import TokenLoss
     from kinfolk.train.optimizer import make_optimizer
 
     family, model = read_family(work, size).family, new_model(size, work)
     shape = family.members[0].shape
     assert shape is not None
-    if by_rule:
-        alone().use_attention(model, shape, "bfloat16", CONTEXT)
+    engine = Engine(torch.device("cpu"), layout=Layout(compile=compile_blocks))
     objective = TokenLoss(model, torch.bfloat16).train()
+    if by_rule:
+        engine.use_attention(model, shape, "bfloat16", CONTEXT)
+    engine.distribute(objective, "bfloat16")
     optimizer = make_optimizer(model, family.recipe.optimizer)
     rows = sequences(work)[:SEQUENCES_PER_STEP]
 
     def step() -> None:
         for part in rows.split(SEQUENCES_PER_MICRO_BATCH):
-            with alone().autocast("bfloat16"):
+            with engine.autocast("bfloat16"):
                 loss = objective(part).minimised
             (loss / TOKENS_PER_STEP).backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)

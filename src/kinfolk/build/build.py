@@ -27,6 +27,7 @@ from kinfolk.plan.stages import Grow, Stage
 from kinfolk.plan.strategies import Strategy, plan_family
 from kinfolk.schedule.live import NotYet
 from kinfolk.train import checkpoint
+from kinfolk.train.compiling import compiling_for, refuse_without_compiler
 from kinfolk.train.divergence import DivergedError
 from kinfolk.train.engine import Engine, MainStopped, Precision, resolve_precision, start_engine
 from kinfolk.train.interruption import Interrupted, Interruption, stopping_together
@@ -162,6 +163,8 @@ def refuse_unbuildable(loaded: LoadedFamily, strategy: Strategy, engine: Engine,
         assert stage.shape is not None
         config = config_for(stage.shape, family.model, family.embedding_rows)
         refuse_tensor_parallel(config, engine.layout.tensor_parallel, f"stage {stage.name}")
+    if engine.layout.compile:
+        refuse_without_compiler(engine.device)
 
 
 def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption: Interruption) -> None:
@@ -180,18 +183,21 @@ def _train(run: Run, stage: Stage, engine: Engine, view: BuildView, interruption
     documents = {each["name"]: each for each in run.document["stages"]}
     is_forecast = engine.is_main and not run.plan.is_trial
     outlook = begin_outlook(run.folder, documents, stage.name, view.say) if is_forecast else None
+    if engine.layout.compile and engine.is_main:
+        view.say(f"{stage.name}  its blocks are compiled with the first step, which takes longer")
     try:
-        trained = train_stage(
-            stage,
-            model,
-            run.store_of(stage),
-            method,
-            folder,
-            engine,
-            view,
-            interruption,
-            outlook if isinstance(outlook, Outlook) else None,
-        )
+        with compiling_for(stage.name):
+            trained = train_stage(
+                stage,
+                model,
+                run.store_of(stage),
+                method,
+                folder,
+                engine,
+                view,
+                interruption,
+                outlook if isinstance(outlook, Outlook) else None,
+            )
     except Interrupted:
         if engine.is_main:
             saved = checkpoint.checkpoints(run.checkpoints(stage.name))[-1]
