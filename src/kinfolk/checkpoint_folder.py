@@ -12,7 +12,7 @@ _MOST_LAYERS = 10_000
 
 
 def config_content(folder: Path) -> dict[str, Any]:
-    """What config.json says. KinfolkError where it is missing, no JSON object, or speaks of layers without end."""
+    """What config.json says. KinfolkError where it is missing, no JSON object, or has layers without end."""
     path = folder / "config.json"
     if not path.is_file():
         raise KinfolkError(
@@ -35,13 +35,13 @@ def config_content(folder: Path) -> dict[str, Any]:
 
 
 def _numbers_of_layers(content: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """The integers of a config, and of configs within it, whose names speak of layers."""
+    """The integers of a config, and of configs within it, that are called a number of layers, as num_hidden_layers is."""
     configs = [content]  # and no recursion: they may be nested as deeply as JSON can be read
     while configs:
         for name, value in configs.pop().items():
             if isinstance(value, dict):
                 configs.append(value)
-            elif isinstance(value, int) and "layer" in name:
+            elif isinstance(value, int) and (name.endswith("layers") or name == "n_layer"):
                 yield name, value
 
 

@@ -223,6 +223,13 @@ def test_nor_does_one_that_calls_them_otherwise(checkpoint_folder: Path, content
         read_config(checkpoint_folder)
 
 
+def test_a_vocabulary_for_each_layer_is_no_number_of_layers(checkpoint_folder: Path) -> None:
+    """Gemma 3n's configs have one."""
+    path = checkpoint_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size_per_layer_input": 262_144}))
+    load_checkpoint(checkpoint_folder, "cpu")
+
+
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
 def test_json_that_is_nested_too_deeply_in_a_checkpoint(checkpoint_folder: Path, file: str) -> None:
     (checkpoint_folder / file).write_text("[" * 100_000)
