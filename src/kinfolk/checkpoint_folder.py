@@ -35,7 +35,7 @@ def config_content(folder: Path) -> dict[str, Any]:
 
 
 def _numbers_of_layers(content: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """The integers of a config, and of configs within it, that are called a number of layers, as num_hidden_layers is."""
+    """The integers of a config, and of configs within it, that are named as num_hidden_layers is."""
     configs = [content]  # and no recursion: they may be nested as deeply as JSON can be read
     while configs:
         for name, value in configs.pop().items():
